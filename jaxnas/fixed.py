@@ -1,0 +1,112 @@
+"""From a found architecture to a plain model: applying it, and inheriting the supernet's weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxnas import functional
+from jaxnas.architecture import Arch, StaticArch, is_array
+from jaxnas.errors import ArchitectureError
+from jaxnas.serialization import load, read_values
+from jaxnas.space import space
+
+
+class FixedModel(nn.Module):
+    """A model with its architecture filled in: it is called without `arch`.
+
+    Parameters have the names they have in the supernet; those of candidates not chosen do not exist.
+
+    Attributes:
+      model: the model with open choices.
+      arch: the decisions.
+    """
+
+    model: nn.Module
+    arch: StaticArch
+
+    def setup(self):
+        nn.share_scope(self, self.model)
+
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Calls the model. The first initialisation also checks the architecture against the model's space.
+
+        Raises:
+          ArchitectureError: if the architecture does not fit the model.
+        """
+        if self.is_initializing():
+            space(self.model.clone(parent=None), *inputs).validate(self.arch)
+        if "train" in kwargs and not functional.accepted(self.model, {"train": None}):
+            del kwargs["train"]  # so that every fixed model can be called alike
+        if functional.accepted(self.model, {"arch": None}):
+            return self.model(*inputs, arch=self.arch, **kwargs)
+        return self.model(*inputs, self.arch, **kwargs)
+
+
+def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Arch) -> FixedModel:
+    """Fixes a model's choices.
+
+    Args:
+      model_fn: anything that gives a Flax module when called without arguments, or a module.
+      architecture: a JSON file (see `load` for its forms) or a dict of decisions.
+
+    Returns:
+      A plain Flax module, called without `arch`: `model.init(rng, x)`, `model.apply(variables, x)`. Only
+      the chosen candidates are built.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ArchitectureError: if it is no architecture. Whether it fits the model shows at `init`, since a Flax
+        model has no choices before it has seen an input: then missing and unexpected keys, unknown names,
+        indices out of range and wrong lengths raise.
+    """
+    if isinstance(architecture, Mapping):
+        decisions = {k: _plain(v) for k, v in architecture.items()}
+        values = read_values(decisions)
+    else:
+        values = load(architecture)
+    return FixedModel(functional.build(model_fn), StaticArch(values))
+
+
+def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any) -> dict[str, Any]:
+    """The supernet's variables for the candidates a fixed model has.
+
+    Args:
+      model: what `apply_fixed_architecture` gave.
+      variables: the supernet's, for instance `SearchResult.variables`.
+      *example_inputs: inputs of the model (arrays or `jax.ShapeDtypeStruct`s).
+
+    Returns:
+      Variables for `model.apply`, or for `jaxnas.training.fit(model, data, variables=…)`.
+
+    Raises:
+      ArchitectureError: if the supernet lacks a variable, or has it in another shape (as after a
+        LayerChoice that concatenates: its supernet has more channels than the fixed model).
+    """
+    specs = jax.tree.map(functional.shape_of, example_inputs)
+    wanted = flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), *specs)))
+    have = flatten_dict(dict(variables))
+    for path, leaf in wanted.items():
+        name = "/".join(path)
+        if path not in have:
+            raise ArchitectureError(f"the supernet's variables have no {name!r}; are they of this model?")
+        if have[path].shape != leaf.shape:
+            raise ArchitectureError(
+                f"{name!r} has shape {have[path].shape} in the supernet and {leaf.shape} in the fixed model, so it "
+                "cannot be inherited; train the fixed model from scratch."
+            )
+    return unflatten_dict({path: have[path] for path in wanted})
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and JAX integers as Python ones; anything else is left for `read_values` to judge."""
+    if isinstance(value, (list, tuple)) and not hasattr(value, "length"):
+        return [_plain(item) for item in value]
+    if is_array(value):
+        value = jax.device_get(value).tolist()
+    return value

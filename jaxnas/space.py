@@ -1,0 +1,284 @@
+"""The search space of a model: which choices it has, found by abstract evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import functional
+from jaxnas.architecture import (
+    INPUT,
+    LAYER,
+    Arch,
+    ChoiceSpec,
+    fixed_value,
+    is_array,
+    missing_key,
+    positions,
+    read_value,
+)
+from jaxnas.errors import ArchitectureError
+
+
+def space(model_fn: Any, *example_inputs: Any) -> Space:
+    """Finds every choice of a model. Nothing is computed and no memory is taken.
+
+    Args:
+      model_fn: anything that gives a Flax module when called without arguments, or a module.
+      *example_inputs: the model's inputs before `arch`: arrays or `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      The choices in the order in which the model meets them.
+
+    Raises:
+      ArchitectureError: if two choices share a key but not their candidates, or if candidates
+        that are to be summed give different shapes.
+    """
+    recorder = Recorder()
+    model = functional.model_fns(model_fn)
+    specs = jax.tree.map(functional.shape_of, example_inputs)
+    jax.eval_shape(lambda *inputs: model.trace(*inputs, recorder), *specs)
+    return Space(recorder.found)
+
+
+@jax.tree_util.register_static
+class Recorder:
+    """Stands in for an architecture while a model is traced, and notes what the model asks for.
+
+    A pytree without leaves, so it passes through `nn.scan`, `nn.remat` and `nn.vmap` unharmed.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, ChoiceSpec] = {}
+
+    def record(self, key: str, spec: ChoiceSpec) -> jax.Array:
+        """Notes a choice; answers with weights, so that all of its candidates are traced."""
+        known = self.found.setdefault(key, spec)
+        if known != spec:
+            raise ArchitectureError(
+                f"two choices share the key {key!r}, so they are one decision, but differ: one is {known}, "
+                f"the other {spec}. Give them different keys, or the same candidates."
+            )
+        return jnp.ones(spec.n_candidates)
+
+
+@jax.tree_util.register_static
+class Space(Mapping[str, ChoiceSpec]):
+    """An ordered, immutable mapping from choice key to `ChoiceSpec`.
+
+    Architectures go in and out as dicts `{key: value}`; see `jaxnas.architecture` for the four kinds
+    of value. All methods that draw take a key; those said to be traceable work under `jax.jit` and
+    `jax.vmap`.
+    """
+
+    def __init__(self, specs: Mapping[str, ChoiceSpec]):
+        self._specs = dict(specs)
+
+    def __getitem__(self, key: str) -> ChoiceSpec:
+        return self._specs[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Space) and list(self.items()) == list(other.items())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.items()))
+
+    @property
+    def size(self) -> int:
+        """Number of architectures: an exact integer, however large."""
+        return math.prod(spec.size for spec in self.values())
+
+    # ------------------------------------------------------------------ drawing
+
+    def sample(self, rng: jax.Array) -> dict[str, jax.Array]:
+        """Draws one architecture uniformly. Traceable; `jax.vmap(space.sample)(keys)` draws a batch.
+
+        Returns:
+          Per key int32 `[]` (one of n), int32 `[n_chosen]` ascending, or bool `[n]` (any subset, each
+          input with probability 1/2).
+        """
+        keys = jax.random.split(rng, max(len(self), 1))
+        return {key: _sample(keys[i], spec) for i, (key, spec) in enumerate(self.items())}
+
+    def mutate(self, rng: jax.Array, fixed: Arch) -> dict[str, Any]:
+        """Changes one decision, drawn uniformly among those that have an alternative.
+
+        One of n moves to another candidate; k of n exchange one; any-subset flips one input.
+
+        Args:
+          rng: a key.
+          fixed: an architecture, either fixed or in the form `sample` gives.
+
+        Returns:
+          The changed architecture in the form given. Traceable for the form `sample` gives.
+
+        Raises:
+          ArchitectureError: if the architecture does not fit, or no choice has an alternative.
+        """
+        self.validate(fixed)
+        open_keys = [key for key, spec in self.items() if spec.size > 1]
+        if not open_keys:
+            raise ArchitectureError("nothing to mutate: no choice of this space has an alternative.")
+        as_sampled = all(is_array(fixed[key]) for key in self)
+        arch = dict(self.sampled(fixed))
+        pick_rng, rng = jax.random.split(rng)
+        picked = jax.random.randint(pick_rng, (), 0, len(open_keys))
+        for i, key in enumerate(open_keys):
+            changed = _mutate(jax.random.fold_in(rng, i), self[key], arch[key])
+            arch[key] = jnp.where(picked == i, changed, arch[key])
+        return arch if as_sampled else self.fixed(arch)
+
+    # ------------------------------------------------------------------ the other forms
+
+    def uniform(self) -> dict[str, jax.Array]:
+        """Equal weights, float32 `[n]`: the mean of `sample` (1/n, k/n, or 1/2 for any subset)."""
+        return {
+            key: jnp.full(spec.n_candidates, 0.5 if spec.n_chosen is None else spec.n_chosen / spec.n_candidates)
+            for key, spec in self.items()
+        }
+
+    def one_hot(self, fixed: Arch) -> dict[str, jax.Array]:
+        """The weights, float32 `[n]` of ones and zeros, that compute what a fixed architecture computes."""
+        chosen = self._chosen(fixed)
+        return {
+            key: jnp.asarray(np.isin(np.arange(spec.n_candidates), chosen[key]), jnp.float32)
+            for key, spec in self.items()
+        }
+
+    def sampled(self, fixed: Arch) -> dict[str, jax.Array]:
+        """A fixed architecture as arrays, in the form `sample` gives: one compilation serves them all."""
+        self.validate(fixed)
+        return {key: _as_sampled(key, spec, fixed[key]) for key, spec in self.items()}
+
+    def fixed(self, arch: Arch) -> dict[str, int | str | tuple]:
+        """The decisions of an architecture, written the one canonical way.
+
+        Weights are decided by their size: the largest, the `n_chosen` largest, or those above 1/2 for
+        any-subset. Everything else is a decision already and is checked and rewritten: names where
+        candidates are named, else indices; a scalar where one is chosen, else an ascending tuple.
+
+        Raises:
+          ArchitectureError: if the architecture does not fit this space.
+        """
+        chosen = self._chosen(arch)
+        return {key: fixed_value(spec, chosen[key]) for key, spec in self.items()}
+
+    def validate(self, arch: Arch) -> None:
+        """Checks an architecture of any kind, traced or not.
+
+        Raises:
+          ArchitectureError: for a missing or unexpected key, an unknown name, an index out of range, a
+            wrong length or number chosen, or a value that is none of the four kinds.
+        """
+        if not isinstance(arch, Mapping):
+            raise ArchitectureError(f"an architecture is a dict {{key: value}}; got {type(arch).__name__}.")
+        for key, spec in self.items():
+            if key not in arch:
+                raise missing_key(key, spec, arch)
+        unexpected = [key for key in arch if key not in self]
+        if unexpected:
+            raise ArchitectureError(
+                f"unexpected keys in the architecture: {sorted(map(str, unexpected))}; the space has {list(self)}."
+            )
+        chosen = {}
+        for key, spec in self.items():
+            kind, value = read_value(key, spec, arch[key])
+            chosen[key] = value if kind == "fixed" else None
+        for key, spec in self.items():
+            if spec.kind == LAYER and chosen[key] == () and not self._left_out(key, chosen):
+                raise ArchitectureError(
+                    f"choice {key!r} ({spec}): got none chosen; expected 1. (None is possible only for a layer "
+                    "that an InputChoice names in `choose_from` and does not choose.)"
+                )
+
+    def _left_out(self, layer: str, chosen: Mapping[str, tuple[int, ...] | None]) -> bool:
+        """Whether InputChoices draw from this layer and none of them takes it."""
+        users = [(k, s) for k, s in self.items() if s.kind == INPUT and s.names and layer in s.names]
+        taken = [layer in {s.names[i] for i in chosen[k] or ()} for k, s in users if s.names]
+        return bool(users) and not any(taken)
+
+    def _chosen(self, arch: Arch) -> dict[str, tuple[int, ...]]:
+        self.validate(arch)
+        return {key: _decide(key, spec, arch[key]) for key, spec in self.items()}
+
+    # ------------------------------------------------------------------ printing
+
+    def __repr__(self) -> str:
+        return f"Space({len(self)} choices, {_count(self.size)} architectures)"
+
+    def __str__(self) -> str:
+        rows = [("key", "kind", "choose", "candidates")]
+        for key, spec in self.items():
+            kind = "LayerChoice" if spec.kind == LAYER else "InputChoice"
+            number = "any" if spec.n_chosen is None else spec.n_chosen
+            rows.append((key, kind, f"{number} of {spec.n_candidates}", ", ".join(map(str, spec.names or spec.labels))))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]]).rstrip() for row in rows]
+        lines.insert(1, "-" * max(map(len, lines)))
+        return "\n".join([*lines, f"{len(self)} choices, {_count(self.size)} architectures"])
+
+
+def _count(size: int) -> str:
+    return f"{size:,}" if size < 10**12 else f"about 10^{math.log10(size):.1f}"
+
+
+def _sample(rng: jax.Array, spec: ChoiceSpec) -> jax.Array:
+    n = spec.n_candidates
+    if spec.n_chosen is None:
+        return jax.random.bernoulli(rng, 0.5, (n,))
+    if spec.n_chosen == 1:
+        return jax.random.randint(rng, (), 0, n)
+    return jnp.sort(jax.random.permutation(rng, n)[: spec.n_chosen])
+
+
+def _mutate(rng: jax.Array, spec: ChoiceSpec, value: jax.Array) -> jax.Array:
+    n = spec.n_candidates
+    if spec.n_chosen is None:
+        return value ^ (jnp.arange(n) == jax.random.randint(rng, (), 0, n))
+    if spec.n_chosen == 1:
+        return (value + jax.random.randint(rng, value.shape, 1, n)) % n
+    # Exchange the chosen one of lowest random score for the free one of highest.
+    score = jax.random.uniform(rng, (n,), minval=0.1)
+    held = jnp.zeros(n, bool).at[value].set(True)
+    leave, enter = jnp.argmax(jnp.where(held, score, 0)), jnp.argmax(jnp.where(held, 0, score))
+    return jnp.sort(jnp.where(value == leave, enter, value))
+
+
+def _as_sampled(key: str, spec: ChoiceSpec, value: Any) -> jax.Array:
+    kind, value = read_value(key, spec, value)
+    if kind == "weights":
+        raise ArchitectureError(f"choice {key!r}: got weights; expected a decision. `Space.fixed` makes one of them.")
+    if spec.n_chosen is None:
+        return value if kind == "mask" else jnp.asarray(np.isin(np.arange(spec.n_candidates), value))
+    if kind == "mask":
+        value = jnp.nonzero(value, size=spec.n_chosen)[0]
+    if kind == "fixed" and not value:
+        raise ArchitectureError(f"choice {key!r} ({spec}): none chosen, which only a fixed model can compute.")
+    value = jnp.sort(jnp.asarray(value, jnp.int32))
+    return value[0] if spec.n_chosen == 1 else value
+
+
+def _decide(key: str, spec: ChoiceSpec, value: Any) -> tuple[int, ...]:
+    kind, value = read_value(key, spec, value)
+    if kind == "weights":
+        value = np.asarray(value)
+        if not np.all(np.isfinite(value)):
+            raise ArchitectureError(f"choice {key!r} ({spec}): its weights are not finite: {value.tolist()}.")
+        if spec.n_chosen is None:
+            value = np.flatnonzero(value > 0.5)
+        else:
+            value = np.argsort(-value, kind="stable")[: spec.n_chosen]
+    elif kind == "mask":
+        value = np.flatnonzero(value)
+    return positions(key, spec, tuple(int(i) for i in value))
