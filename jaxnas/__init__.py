@@ -1,4 +1,44 @@
+"""jaxnas: neural architecture search for JAX and Flax.
+
+Describe a model with open choices, search, export, apply, retrain:
+
+    result = jaxnas.darts.search(Net, "cifar10", data_dir=…)
+    jaxnas.export(result.arch, "final_arch.json")
+    model = jaxnas.apply_fixed_architecture(Net, "final_arch.json")
+    trained = jaxnas.training.fit(model, "cifar10", data_dir=…)
+"""
+
+__version__ = "0.1.0"
+
+from jaxnas import data, training
+from jaxnas.algorithms import darts
+from jaxnas.algorithms.base import Algorithm
+from jaxnas.architecture import ChoiceSpec
 from jaxnas.choices import NO_KEY, InputChoice, LayerChoice
-from jaxnas.space import Space, space
-from jaxnas.serialization import export, load
+from jaxnas.errors import ArchitectureError, DataError, NonFiniteLossError, RunError
 from jaxnas.fixed import apply_fixed_architecture, inherit
+from jaxnas.search import SearchResult
+from jaxnas.serialization import export, load
+from jaxnas.space import Space, space
+
+__all__ = [
+    "NO_KEY",
+    "Algorithm",
+    "ArchitectureError",
+    "ChoiceSpec",
+    "DataError",
+    "InputChoice",
+    "LayerChoice",
+    "NonFiniteLossError",
+    "RunError",
+    "SearchResult",
+    "Space",
+    "apply_fixed_architecture",
+    "darts",
+    "data",
+    "export",
+    "inherit",
+    "load",
+    "space",
+    "training",
+]

@@ -241,11 +241,6 @@ def _error(key: str, spec: ChoiceSpec, found: str, expected: str) -> Architectur
     return ArchitectureError(f"choice {key!r} ({spec}): got {found}; expected {expected}.")
 
 
-def missing_key(key: str, spec: ChoiceSpec | None, arch: Arch) -> ArchitectureError:
+def missing_key(key: str, spec: ChoiceSpec, arch: Arch) -> ArchitectureError:
     """The error for a choice without a value."""
-    described = f" ({spec})" if spec is not None else ""
-    close = difflib.get_close_matches(key, list(arch), n=1)
-    hint = f" Did you mean it by {close[0]!r}?" if close else ""
-    return ArchitectureError(
-        f"the architecture has no value for choice {key!r}{described}; it has {sorted(arch)}.{hint}"
-    )
+    return ArchitectureError(f"the architecture has no value for choice {key!r} ({spec}); it has {sorted(arch)}.")

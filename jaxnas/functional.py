@@ -27,12 +27,14 @@ class ModelFns(NamedTuple):
         `(output, updates)` if `mutable` names collections. `train` reaches models that take it.
       trace: `(*inputs, arch) -> output`, as in training, with fresh variables; for abstract evaluation.
       module: the Flax module behind them.
+      takes_arch: whether the module has open choices, that is, an argument called `arch`.
     """
 
     init: Callable[..., Variables]
     apply: Callable[..., Any]
     trace: Callable[..., Any]
     module: nn.Module
+    takes_arch: bool
 
 
 def build(model_fn: Any) -> nn.Module:
@@ -53,11 +55,11 @@ def build(model_fn: Any) -> nn.Module:
 def model_fns(model_fn: Any) -> ModelFns:
     """Wraps a Flax Linen module (or what gives one) as pure functions."""
     module = build(model_fn)
-    takes_arch_keyword = "arch" in inspect.signature(type(module).__call__).parameters
+    takes_arch = "arch" in inspect.signature(type(module).__call__).parameters
 
     def arguments(args: tuple, options: dict) -> tuple[tuple, dict]:
         options = accepted(module, options)
-        if takes_arch_keyword:
+        if takes_arch:
             return args[:-1], {**options, "arch": args[-1]}
         return args, options
 
@@ -79,7 +81,7 @@ def model_fns(model_fn: Any) -> ModelFns:
         args, options = arguments(args, {"train": True})
         return module.init_with_output(_streams(jax.random.key(0)), *args, **options)[0]
 
-    return ModelFns(init, apply, trace, module)
+    return ModelFns(init, apply, trace, module, takes_arch)
 
 
 def shape_of(x: Any) -> jax.ShapeDtypeStruct:

@@ -18,7 +18,6 @@ from jaxnas.architecture import (
     ChoiceSpec,
     fixed_value,
     is_array,
-    missing_key,
     positions,
     read_value,
 )
@@ -183,14 +182,11 @@ class Space(Mapping[str, ChoiceSpec]):
         """
         if not isinstance(arch, Mapping):
             raise ArchitectureError(f"an architecture is a dict {{key: value}}; got {type(arch).__name__}.")
-        for key, spec in self.items():
-            if key not in arch:
-                raise missing_key(key, spec, arch)
-        unexpected = [key for key in arch if key not in self]
-        if unexpected:
-            raise ArchitectureError(
-                f"unexpected keys in the architecture: {sorted(map(str, unexpected))}; the space has {list(self)}."
-            )
+        missing = [key for key in self if key not in arch]
+        unexpected = sorted(str(key) for key in arch if key not in self)
+        if missing or unexpected:
+            found = [f"missing keys: {missing}"] * bool(missing) + [f"unexpected keys: {unexpected}"] * bool(unexpected)
+            raise ArchitectureError(f"{'; '.join(found)}; an architecture of this space has exactly {list(self)}.")
         chosen = {}
         for key, spec in self.items():
             kind, value = read_value(key, spec, arch[key])

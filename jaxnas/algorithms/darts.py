@@ -1,0 +1,260 @@
+"""DARTS: Differentiable Architecture Search. Liu, Simonyan, Yang; ICLR 2019; arXiv 1806.09055.
+
+The weights of every choice are a softmax of logits (alphas). Each step first moves the alphas down the
+validation loss, to first order or through one virtual step of the weights, then the weights down the
+training loss. At the end every choice keeps its strongest candidate.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnas import functional
+from jaxnas import search as search_loop
+from jaxnas.algorithms import hypergradient as hypergradients
+from jaxnas.algorithms.base import Algorithm, SearchState
+from jaxnas.algorithms.relaxation import discretize, init_alphas, relax
+from jaxnas.data import as_dataset
+from jaxnas.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
+from jaxnas.search import SearchResult
+from jaxnas.space import Space
+from jaxnas.space import space as find_space
+
+_HYPERGRADIENTS = {"exact": hypergradients.exact, "finite_difference": hypergradients.finite_difference}
+
+
+def paper_weight_optimizer(*, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The paper's optimiser of the weights: SGD with momentum 0.9 and weight decay 3e-4.
+
+    The learning rate falls from 0.025 to 0.001 along a cosine, once per epoch as in the paper's code.
+    """
+    cosine = optax.cosine_decay_schedule(0.025, max(epochs, 1), alpha=0.001 / 0.025)
+    return optax.chain(
+        optax.add_decayed_weights(3e-4),
+        optax.sgd(lambda step: cosine(step // steps_per_epoch), momentum=0.9),
+    )
+
+
+def paper_arch_optimizer() -> optax.GradientTransformation:
+    """The paper's optimiser of the alphas: Adam, 3e-4, betas (0.5, 0.999), weight decay 1e-3 (in the gradient)."""
+    return optax.chain(optax.add_decayed_weights(1e-3), optax.adam(3e-4, b1=0.5, b2=0.999))
+
+
+def algorithm(
+    model_fn: Any,
+    space: Space,
+    *,
+    weight_optimizer: optax.GradientTransformation,
+    arch_optimizer: optax.GradientTransformation,
+    order: int = 1,
+    hypergradient: str = "exact",
+    grad_clip: float | None = 5.0,
+    loss_fn: LossFn = cross_entropy,
+    metrics: MetricsFn = accuracy,
+) -> Algorithm:
+    """DARTS as pure functions; `search` runs them. For arguments see `search`.
+
+    The virtual step of the second order is one step of `weight_optimizer` from its present state, with
+    momentum, weight decay and learning rate, and without `grad_clip`, as in the paper's code.
+
+    Returns:
+      `Algorithm(init, step, derive)` over a `SearchState`. Metrics of a step: `train_loss`,
+      `train_<metric>`, `weight_grad_norm` (before clipping), and `valid_loss`, `valid_<metric>`,
+      `arch_grad_norm` if the architecture was updated.
+
+    Raises:
+      ValueError: for an unknown order or hypergradient.
+    """
+    if order not in (1, 2):
+        raise ValueError(f"order must be 1 or 2; got {order!r}.")
+    if hypergradient not in _HYPERGRADIENTS:
+        raise ValueError(f"hypergradient must be one of {sorted(_HYPERGRADIENTS)}; got {hypergradient!r}.")
+    make_gradient = hypergradients.first_order if order == 1 else _HYPERGRADIENTS[hypergradient]
+    model = functional.model_fns(model_fn)
+    clip = optax.identity() if grad_clip is None else optax.clip_by_global_norm(grad_clip)
+
+    def init(rng: jax.Array, sample_batch: Any) -> SearchState:
+        model_rng, alpha_rng, rng = jax.random.split(rng, 3)
+        alphas = init_alphas(alpha_rng, space)
+        variables = dict(model.init(model_rng, functional.shape_of(sample_batch[0]), relax(space, alphas)))
+        params = variables.pop("params")
+        return SearchState(
+            params=params,
+            model_state=variables,
+            alphas=alphas,
+            weight_opt_state=weight_optimizer.init(params),
+            arch_opt_state=arch_optimizer.init(alphas),
+            rng=rng,
+            step=jnp.zeros((), jnp.int32),
+        )
+
+    def step(state: SearchState, train_batch: Any, valid_batch: Any) -> tuple[SearchState, dict[str, jax.Array]]:
+        weight_rng, arch_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+
+        def loss(params: Any, alphas: Any, batch: Any, rng: jax.Array) -> tuple[jax.Array, Any]:
+            x, y = batch
+            variables = {"params": params, **state.model_state}
+            output, updates = model.apply(
+                variables, x, relax(space, alphas), train=True, rngs=rng, mutable=list(state.model_state)
+            )
+            return loss_fn(output, y), (metrics(output, y), updates)
+
+        def virtual_step(params: Any, gradients: Any) -> Any:
+            updates, _ = weight_optimizer.update(gradients, state.weight_opt_state, params)
+            return optax.apply_updates(params, updates)
+
+        report = {}
+        alphas, arch_opt_state = state.alphas, state.arch_opt_state
+        if valid_batch is not None:
+            gradient = make_gradient(
+                lambda params, alphas: loss(params, alphas, train_batch, weight_rng)[0],
+                lambda params, alphas: loss(params, alphas, valid_batch, arch_rng),
+                virtual_step,
+            )
+            (valid_loss, (scores, _)), arch_gradients = gradient(state.params, alphas)
+            updates, arch_opt_state = arch_optimizer.update(arch_gradients, arch_opt_state, alphas)
+            alphas = optax.apply_updates(alphas, updates)
+            report |= {"valid_loss": valid_loss, "arch_grad_norm": optax.global_norm(arch_gradients)}
+            report |= {f"valid_{name}": score for name, score in scores.items()}
+
+        (train_loss, (scores, model_state)), gradients = jax.value_and_grad(loss, has_aux=True)(
+            state.params, alphas, train_batch, weight_rng
+        )
+        clipped, _ = clip.update(gradients, clip.init(state.params))
+        updates, weight_opt_state = weight_optimizer.update(clipped, state.weight_opt_state, state.params)
+        report |= {"train_loss": train_loss, "weight_grad_norm": optax.global_norm(gradients)}
+        report |= {f"train_{name}": score for name, score in scores.items()}
+        new = SearchState(
+            params=optax.apply_updates(state.params, updates),
+            model_state={**state.model_state, **model_state},
+            alphas=alphas,
+            weight_opt_state=weight_opt_state,
+            arch_opt_state=arch_opt_state,
+            rng=state.rng,
+            step=state.step + 1,
+        )
+        return new, report
+
+    def derive(state: SearchState) -> dict[str, Any]:
+        return discretize(space, jax.device_get(state.alphas))
+
+    return Algorithm(init, step, derive)
+
+
+def search(
+    model_fn: Any,
+    data: Any,
+    *,
+    epochs: int = 50,
+    batch_size: int = 64,
+    order: int = 1,
+    hypergradient: str = "exact",
+    seed: int = 0,
+    weight_optimizer: optax.GradientTransformation | None = None,
+    arch_optimizer: optax.GradientTransformation | None = None,
+    loss_fn: LossFn | None = None,
+    metrics: MetricsFn | None = None,
+    warmup_epochs: int = 0,
+    grad_clip: float | None = 5.0,
+    train_portion: float = 0.5,
+    data_dir: str | os.PathLike | None = None,
+    workdir: str | os.PathLike | None = None,
+    progress: bool | Callable[[dict], None] = True,
+    validate_every: int = 1,
+    steps_per_call: int | None = None,
+) -> SearchResult:
+    """Searches a model's choices with DARTS. Defaults are those of the paper and its code.
+
+    How choices are relaxed: a LayerChoice is a softmax over its candidates. An InputChoice is searched like
+    it, with logits of its own (NNI's DARTS ranks the layers behind it instead, and never searches
+    `n_chosen=None`): with `n_chosen=k` the inputs are weighted by k·softmax and the k largest are kept; with
+    `n_chosen=None` each input has a sigmoid gate and is kept if its gate is above 1/2.
+
+    Args:
+      model_fn: anything that gives a Flax module when called without arguments, or a module; called
+        `model(x, arch)`, with `train=` if it takes that.
+      data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; see `jaxnas.data.as_dataset`.
+      epochs: passes over the weights' part of the training data.
+      batch_size: examples per batch, the same for both levels.
+      order: 1, or 2 to differentiate through one virtual step of the weights.
+      hypergradient: for order 2: `"exact"` (autodiff) or `"finite_difference"` (the paper's estimate).
+      seed: of everything random; the same seed gives the same bits on the same machine.
+      weight_optimizer: any optax optimiser. Default: `darts.paper_weight_optimizer`, SGD 0.025 -> 0.001.
+      arch_optimizer: any optax optimiser. Default: `darts.paper_arch_optimizer`, Adam 3e-4.
+      loss_fn: (output, labels) -> scalar mean. Default: cross-entropy of logits.
+      metrics: (output, labels) -> {name: scalar mean}. Default: accuracy.
+      warmup_epochs: epochs at the start in which only the weights are trained.
+      grad_clip: largest global norm of the weights' gradient, or None.
+      train_portion: share of the training data that trains the weights; the rest trains the architecture
+        and validates. (Test data, if there are any, are not looked at.)
+      data_dir: where a data set named in `data` lies.
+      workdir: run directory for `config.json`, `history.jsonl`, `final_arch.json`, `result.json` and
+        `weights.msgpack`; it must not hold another run.
+      progress: True prints a line per epoch; a function is called with each epoch's record.
+      validate_every: epochs between validations (the last epoch is always validated).
+      steps_per_call: steps in one compiled call; see `jaxnas.loop.make_epoch`.
+
+    Returns:
+      A `SearchResult`. Each record of its history has the means of the step metrics (see `algorithm`),
+      `alphas`, the derived `arch`, and, where it was validated, `supernet_loss` and `supernet_<metric>` of
+      the mixture and `derived_loss` and `derived_<metric>` of the derived architecture with the same weights
+      (its batch statistics recomputed).
+
+    Raises:
+      ArchitectureError: if the model has no choices, or they are unsound.
+      DataError: if the data are unsound or do not fit the model or the batch size.
+      NonFiniteLossError: if a loss or gradient becomes NaN or infinite; it carries the last good values.
+      RunError: if `workdir` holds another run.
+    """
+    dataset = as_dataset(data, data_dir=data_dir)
+    found = find_space(model_fn, dataset.example())
+    plan = search_loop.plan(
+        model_fn,
+        found,
+        dataset,
+        epochs=epochs,
+        batch_size=batch_size,
+        train_portion=train_portion,
+        seed=seed,
+        warmup_epochs=warmup_epochs,
+        validate_every=validate_every,
+        loss_fn=loss_fn,
+        metrics=metrics,
+    )
+    pure = algorithm(
+        model_fn,
+        found,
+        weight_optimizer=weight_optimizer
+        or paper_weight_optimizer(epochs=epochs, steps_per_epoch=plan.steps_per_epoch),
+        arch_optimizer=arch_optimizer or paper_arch_optimizer(),
+        order=order,
+        hypergradient=hypergradient,
+        grad_clip=grad_clip,
+        loss_fn=plan.loss_fn,
+        metrics=plan.metrics,
+    )
+    settings = {
+        "algorithm": "darts",
+        "order": order,
+        "hypergradient": hypergradient if order == 2 else None,
+        "grad_clip": grad_clip,
+        "weight_optimizer": "paper" if weight_optimizer is None else "custom",
+        "arch_optimizer": "paper" if arch_optimizer is None else "custom",
+        "data_dir": None if data_dir is None else os.fspath(data_dir),
+    }
+    return search_loop.run(
+        plan,
+        pure,
+        mixture=lambda state: relax(found, state.alphas),
+        settings=settings,
+        workdir=workdir,
+        progress=progress,
+        steps_per_call=steps_per_call,
+    )
+

@@ -1,0 +1,37 @@
+"""How logits (alphas) become an architecture of weights, and a decision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.space import Space
+
+
+def init_alphas(rng: jax.Array, space: Space, *, scale: float = 1e-3) -> dict[str, jax.Array]:
+    """`scale`·normal logits, `{key: float [n_candidates]}` (the DARTS code's 1e-3)."""
+    keys = jax.random.split(rng, max(len(space), 1))
+    return {key: scale * jax.random.normal(keys[i], (spec.n_candidates,)) for i, (key, spec) in enumerate(space.items())}
+
+
+def relax(space: Space, alphas: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The mixture that logits stand for, `{key: float [n_candidates]}`.
+
+    One of n: softmax (DARTS, arXiv 1806.09055, equation 2). k of n: k·softmax, whose sum is that of the k
+    inputs a decision takes; all of n: ones, since there is nothing to decide. Any subset: a sigmoid per
+    input, each being a decision of its own.
+    """
+
+    def weights(n: int, n_chosen: int | None, logits: jax.Array) -> jax.Array:
+        if n_chosen is None:
+            return jax.nn.sigmoid(logits)
+        return jnp.ones_like(logits) if n_chosen == n else n_chosen * jax.nn.softmax(logits)
+
+    return {key: weights(spec.n_candidates, spec.n_chosen, alphas[key]) for key, spec in space.items()}
+
+
+def discretize(space: Space, alphas: dict[str, jax.Array]) -> dict[str, Any]:
+    """The decision that logits stand for: the largest, the k largest, or those whose sigmoid is above 1/2."""
+    return space.fixed(relax(space, alphas))

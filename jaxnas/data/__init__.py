@@ -1,0 +1,7 @@
+"""Data: names, files, arrays; normalisation and augmentation inside jit."""
+
+from jaxnas.data.augment import STANDARD, Augment
+from jaxnas.data.dataset import Dataset
+from jaxnas.data.sources import as_dataset, load
+
+__all__ = ["STANDARD", "Augment", "Dataset", "as_dataset", "load"]

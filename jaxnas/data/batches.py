@@ -1,0 +1,39 @@
+"""Which examples make up which batch, from a key."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from jaxnas.errors import DataError
+
+
+def split_indices(rng: jax.Array, n: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Splits 0..n-1 at random in two; the first part has `round(n * fraction)` of them.
+
+    Shuffled first (NNI and the DARTS code cut the data in two as it lies, which fails on sorted data).
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"train_portion must lie between 0 and 1; got {fraction}.")
+    order = np.asarray(jax.random.permutation(rng, n))
+    cut = round(n * fraction)
+    return order[:cut], order[cut:]
+
+
+def epoch_batches(rng: jax.Array, examples: np.ndarray, *, steps: int, batch_size: int) -> np.ndarray:
+    """The batches of one epoch, int32 `[steps, batch_size]`.
+
+    Every example comes once before any comes twice; when they run out they are shuffled anew.
+    """
+    rounds = -(-steps * batch_size // len(examples))
+    orders = [np.asarray(jax.random.permutation(jax.random.fold_in(rng, i), len(examples))) for i in range(rounds)]
+    flat = examples[np.concatenate(orders)[: steps * batch_size]]
+    return flat.reshape(steps, batch_size).astype(np.int32)
+
+
+def check_batch_size(batch_size: int, n: int, split: str) -> None:
+    """Raises DataError unless one batch fits into a split of n examples."""
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise DataError(f"batch_size must be a positive integer; got {batch_size!r}.")
+    if batch_size > n:
+        raise DataError(f"a batch of {batch_size} is larger than the {split} split, which has {n} examples.")

@@ -1,0 +1,178 @@
+"""Where data comes from: names, files and arrays."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnas.data.augment import STANDARD
+from jaxnas.data.dataset import _SAVED, Dataset
+from jaxnas.errors import DataError
+
+# Per-channel statistics of the training images, as the field uses them.
+_KNOWN = {
+    "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616), "augment": STANDARD},
+    "cifar100": {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762), "augment": STANDARD},
+}
+
+
+def load(
+    name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None, image_size: tuple[int, int] | None = None
+) -> Dataset:
+    """Loads a data set.
+
+    Args:
+      name: `"digits"` (1,797 images 8x8 of scikit-learn, nothing to download; the last 360 of a fixed
+        shuffle are the test set); an `.npz` file with x_train, y_train and, if there is one, x_test, y_test;
+        or any image classification set of tensorflow-datasets that is prepared in `data_dir`.
+      data_dir: the tensorflow-datasets folder (default: its own, or `$TFDS_DATA_DIR`). Read without TensorFlow.
+      image_size: (height, width) to resize to, for tensorflow-datasets whose images differ in size.
+
+    Returns:
+      The data set. CIFAR-10 and CIFAR-100 come with crop and flip (`augment`); others with no augmentation.
+
+    Raises:
+      DataError: if it is not there or not of the expected form.
+    """
+    text = os.fspath(name)
+    if text.endswith(".npz"):
+        return _npz(Path(text))
+    if text == "digits":
+        return _digits()
+    return _tfds(text, data_dir, image_size)
+
+
+def as_dataset(data: Any, *, data_dir: str | os.PathLike | None = None) -> Dataset:
+    """Brings whatever a `data` argument may be to a `Dataset`.
+
+    Args:
+      data: a name or file (see `load`), `(x_train, y_train)`, `(x_train, y_train, x_test, y_test)`, or a
+        `Dataset`.
+      data_dir: see `load`.
+
+    Raises:
+      DataError: if it is none of these, or unsound.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, (str, os.PathLike)):
+        return load(data, data_dir=data_dir)
+    if isinstance(data, Sequence) and len(data) in (2, 4):
+        return Dataset(*data)
+    raise DataError(
+        'data must be a name such as "digits" or "cifar10", an .npz file, (x_train, y_train), '
+        f"(x_train, y_train, x_test, y_test) or a jaxnas.data.Dataset; got {_describe(data)}."
+    )
+
+
+def _describe(data: Any) -> str:
+    return f"a {type(data).__name__} of {len(data)}" if isinstance(data, Sequence) else f"a {type(data).__name__}"
+
+
+def _npz(path: Path) -> Dataset:
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file (looked in {path.resolve().parent}).")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {k: file[k] for k in _SAVED if k in file}
+            names = list(file)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
+        raise DataError(f"{path}: not a sound .npz file: {e}.") from None
+    if "x_train" not in found or "y_train" not in found:
+        raise DataError(f"{path}: needs arrays x_train and y_train; it has {names}.")
+    for field in ("mean", "std"):
+        if field in found:
+            found[field] = tuple(float(v) for v in np.ravel(found[field]))
+    found["name"] = str(found.get("name", path.name))
+    if "num_classes" in found:
+        found["num_classes"] = int(found["num_classes"])
+    known = {k: v for k, v in _KNOWN.get(found["name"], {}).items() if k not in found}
+    return Dataset(**found, **known)
+
+
+def _digits() -> Dataset:
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        raise DataError('the data set "digits" comes with scikit-learn: pip install "jaxnas[digits]".') from None
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.RandomState(0).permutation(len(images))
+    images = np.round(images[order].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    labels = labels[order].astype(np.int32)
+    return Dataset(images[:-360], labels[:-360], images[-360:], labels[-360:], num_classes=10, name="digits")
+
+
+def _tfds(name: str, data_dir: str | os.PathLike | None, image_size: tuple[int, int] | None) -> Dataset:
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError as e:
+        raise DataError(
+            f'the data set {name!r} is read by tensorflow-datasets ({e}): pip install "jaxnas[tfds]"; or give an '
+            ".npz file, arrays, or "
+            '"digits".'
+        ) from None
+    try:
+        builder = tfds.builder(name, data_dir=None if data_dir is None else os.fspath(Path(data_dir).expanduser()))
+    except (tfds.core.DatasetNotFoundError, ValueError) as e:
+        reason = (str(e).splitlines() or ["unknown name"])[0]
+        raise DataError(f'no data set {name!r} ("digits", an .npz file or a tensorflow-datasets name): {reason}') from None
+    if not Path(builder.data_dir).is_dir():
+        raise DataError(
+            f"the data set {name!r} is not prepared in {Path(builder.data_dir).parent}; give data_dir, or prepare it "
+            f"once where TensorFlow is installed: tfds.builder({name!r}, file_format='array_record')."
+            "download_and_prepare()."
+        )
+    features = builder.info.features
+    if not hasattr(features, "keys") or not {"image", "label"} <= set(features):
+        raise DataError(f"the data set {name!r} has {features}; expected the features image and label.")
+    split_names = list(builder.info.splits)
+    if "train" not in split_names:
+        raise DataError(f"the data set {name!r} has no split train; it has {split_names}.")
+    test = next((s for s in ("test", "validation") if s in split_names), None)
+    x_train, y_train = _read_split(builder, "train", image_size)
+    x_test, y_test = _read_split(builder, test, image_size) if test else (None, None)
+    return Dataset(
+        x_train,
+        y_train,
+        x_test,
+        y_test,
+        num_classes=features["label"].num_classes,
+        name=name,
+        **_KNOWN.get(name, {}),
+    )
+
+
+def _read_split(builder: Any, split: str, image_size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        source = builder.as_data_source(split=split)
+    except NotImplementedError as e:
+        raise DataError(
+            f"{builder.name}: this copy cannot be read without TensorFlow; prepare it with "
+            f"file_format='array_record' ({str(e).splitlines()[0]})."
+        ) from None
+
+    # One after the other: decoding holds the interpreter lock, threads make it slower.
+    records = []
+    for i in range(len(source)):
+        record = source[i]
+        records.append((_resized(record["image"], image_size), record["label"]))
+    shapes = {image.shape for image, _ in records}
+    if len(shapes) > 1:
+        some = sorted(shapes)[:3]
+        raise DataError(f"{builder.name}: images differ in shape ({some}, …); give image_size=(height, width).")
+    return np.stack([image for image, _ in records]), np.array([label for _, label in records], np.int32)
+
+
+def _resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    if size is None or image.shape[:2] == tuple(size):
+        return image
+    from PIL import Image
+
+    squeeze = image.shape[-1] == 1
+    picture = Image.fromarray(image[..., 0] if squeeze else image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(picture)[..., None] if squeeze else np.asarray(picture)

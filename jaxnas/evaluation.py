@@ -1,0 +1,132 @@
+"""Losses, metrics, and evaluating a model on a whole split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnas.data import Dataset
+from jaxnas.errors import DataError
+
+LossFn = Callable[[Any, jax.Array], jax.Array]
+"""(model output for a batch, labels) -> scalar mean over the batch."""
+MetricsFn = Callable[[Any, jax.Array], Mapping[str, jax.Array]]
+"""(model output for a batch, labels) -> {name: scalar mean over the batch}."""
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy of `logits` `[B, classes]` and int `labels` `[B]`."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """`{"accuracy": share of right answers in 0..1}`."""
+    return {"accuracy": (logits.argmax(-1) == labels).mean()}
+
+
+def make_evaluator(forward: Callable, dataset: Dataset, loss_fn: LossFn, metrics: MetricsFn, batch_size: int) -> Callable:
+    """Builds a function that evaluates on any examples, every one of which counts once.
+
+    Args:
+      forward: `(variables, arch, x) -> output`; a new architecture of the same kind does not recompile.
+      dataset: for its normalisation.
+      loss_fn, metrics: means over a batch; they are applied example by example, so that a last, partial
+        batch weighs what it should.
+      batch_size: examples at once.
+
+    Returns:
+      `evaluate(variables, arch, images, labels, examples=None) -> {"loss": float, **metrics}`, where
+      `images` and `labels` hold a split (raw) and `examples` the indices of those to use (all by default).
+    """
+
+    def per_example(output: Any, label: jax.Array) -> dict[str, jax.Array]:
+        output, label = jax.tree.map(lambda leaf: leaf[None], (output, label))
+        return {**metrics(output, label), "loss": loss_fn(output, label)}
+
+    @jax.jit
+    def totals(variables, arch, images, labels, batches, counted):
+        def one(_, batch):
+            indices, counts = batch
+            output = forward(variables, arch, dataset.prepare(images[indices]))
+            values = jax.vmap(per_example)(output, labels[indices])
+            return None, {k: jnp.sum(jnp.where(counts, v, 0)) for k, v in values.items()}
+
+        return jax.lax.scan(one, None, (batches, counted))[1]
+
+    def evaluate(variables, arch, images, labels, examples=None) -> dict[str, float]:
+        examples = np.arange(len(images)) if examples is None else np.asarray(examples)
+        size = min(batch_size, len(examples))
+        rows = -(-len(examples) // size)
+        padded = np.zeros(rows * size, np.int32)
+        padded[: len(examples)] = examples
+        counted = (np.arange(rows * size) < len(examples)).reshape(rows, size)
+        sums = jax.device_get(totals(variables, arch, images, labels, padded.reshape(rows, size), counted))
+        return {k: float(np.sum(v, dtype=np.float64) / len(examples)) for k, v in sums.items()}
+
+    return evaluate
+
+
+def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
+    """Builds a function that recomputes batch statistics for one architecture.
+
+    A supernet's running statistics belong to the mixture, so a derived architecture looks worse under
+    them than it is (SPOS, arXiv 1904.00420, section 3.4).
+
+    Args:
+      forward_train: `(variables, arch, x) -> updates` of the collection `batch_stats`, in training mode.
+      dataset: for its normalisation.
+
+    Returns:
+      `recalibrate(variables, arch, images, batches) -> variables`, with `batches` int `[K, B]`. Running
+      averages start from zero and are corrected for that start, whatever their momentum; statistics that
+      the architecture does not use are kept.
+    """
+
+    @jax.jit
+    def recalibrate(variables, arch, images, batches):
+        def update(stats, indices):
+            updates = forward_train({**variables, "batch_stats": stats}, arch, dataset.prepare(images[indices]))
+            return updates["batch_stats"]
+
+        old = variables["batch_stats"]
+        zeros, ones = jax.tree.map(jnp.zeros_like, old), jax.tree.map(jnp.ones_like, old)
+        averaged, _ = jax.lax.scan(lambda s, b: (update(s, b), None), zeros, batches)
+        # An average moves r to m r + (1 - m) b; from r = 1 and r = 0 the difference is its momentum m.
+        momentum = jax.tree.map(jnp.subtract, update(ones, batches[0]), update(zeros, batches[0]))
+
+        def corrected(average, m, before):
+            share = 1 - m ** len(batches)
+            return jnp.where(share > 1e-6, average / jnp.maximum(share, 1e-6), before)
+
+        return {**variables, "batch_stats": jax.tree.map(corrected, averaged, momentum, old)}
+
+    return recalibrate
+
+
+def check_labels_fit(output: Any, dataset: Dataset) -> None:
+    """Raises DataError unless the default loss can compare the model's output with the labels.
+
+    Args:
+      output: shapes of the model's output for one example.
+      dataset: the data.
+    """
+    if not dataset.has_classes:
+        raise DataError(
+            f"{dataset.name}: y_train is {dataset.y_train.dtype}{list(dataset.y_train.shape)}; the default loss needs int "
+            "class labels [N]. Give a loss_fn (and metrics) for other labels."
+        )
+    if not hasattr(output, "shape") or len(output.shape) != 2:
+        raise DataError(
+            f"the model's output for a batch of one is {jax.tree.map(jnp.shape, output)}; the default loss needs logits "
+            "[batch, classes]. Give a loss_fn (and metrics) for other outputs."
+        )
+    if output.shape[-1] < dataset.num_classes:
+        raise DataError(
+            f"{dataset.name} has {dataset.num_classes} classes, but the model gives {output.shape[-1]} logits: labels "
+            "would lie beyond them."
+        )

@@ -1,0 +1,99 @@
+"""One epoch of training steps, compiled: shared by search and retraining."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.data import Dataset
+
+
+class Epoch(NamedTuple):
+    """What one epoch gave.
+
+    Attributes:
+      state: the state after the last step whose losses and gradients were finite.
+      metrics: per metric a float array `[steps]`.
+      bad_step: the first step with a loss or gradient that was not finite, or None.
+      compile_seconds: time of the first call, which compiles; 0 if nothing was compiled.
+    """
+
+    state: Any
+    metrics: dict[str, np.ndarray]
+    bad_step: int | None
+    compile_seconds: float
+
+
+def make_epoch(step: Callable, dataset: Dataset, *, watched: Sequence[str], steps_per_call: int | None = None) -> Callable:
+    """Builds a function that runs one epoch.
+
+    Args:
+      step: `(state, *batches) -> (state, metrics)`, pure; a batch is `(x, y)` or None.
+      dataset: for normalisation and augmentation, which happen inside jit.
+      watched: metrics that must stay finite. Once one is not, the state no longer changes.
+      steps_per_call: steps in one compiled call. Default: 1 on CPU, where gradients of convolutions are
+        slow inside a loop, else the largest divisor of the epoch's steps up to 50.
+
+    Returns:
+      `run(state, rng, images, labels, streams) -> Epoch`. A stream is an index array `[steps, B]`, or None
+      for a batch of None. `state` is donated.
+    """
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def call(carry, rng, images, labels, first, streams):
+        def one(carry, position_and_streams):
+            position, indices = position_and_streams
+            state, fine = carry
+            batches = []
+            for i, chosen in enumerate(indices):
+                batch_rng = jax.random.fold_in(jax.random.fold_in(rng, position), i)
+                batches.append(None if chosen is None else (dataset.prepare(images[chosen], batch_rng), labels[chosen]))
+            new, metrics = step(state, *batches)
+            for name in watched:
+                fine = fine & jnp.isfinite(metrics.get(name, 0.0))
+            state = jax.tree.map(lambda after, before: jnp.where(fine, after, before), new, state)
+            return (state, fine), metrics
+
+        count = next(len(s) for s in streams if s is not None)
+        positions = first + jnp.arange(count)
+        if count > 1:
+            return jax.lax.scan(one, carry, (positions, streams))
+        carry, metrics = one(carry, jax.tree.map(lambda leaf: leaf[0], (positions, streams)))
+        return carry, jax.tree.map(lambda leaf: leaf[None], metrics)
+
+    compiled: set[Any] = set()
+
+    def run(state, rng, images, labels, streams) -> Epoch:
+        steps = next(len(s) for s in streams if s is not None)
+        chunk = steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
+        chunk = max(d for d in range(1, min(chunk, steps) + 1) if steps % d == 0)
+        carry, collected, seconds = (state, jnp.array(True)), [], 0.0
+        form = (chunk, *(s is None for s in streams))
+        for first in range(0, steps, chunk):
+            part = tuple(None if s is None else s[first : first + chunk] for s in streams)
+            start = time.perf_counter()
+            carry, metrics = call(carry, rng, images, labels, first, part)
+            if form not in compiled:
+                jax.block_until_ready(carry)
+                seconds = time.perf_counter() - start
+                compiled.add(form)
+            collected.append(metrics)
+            if len(collected) % 100 == 0 and not carry[1]:
+                break
+        state, fine = carry
+        metrics = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(collected))
+        bad = None if fine else _first_bad(metrics, watched)
+        return Epoch(state, metrics, bad, seconds)
+
+    return run
+
+
+def _first_bad(metrics: dict[str, np.ndarray], watched: Sequence[str]) -> int:
+    finite = np.all([np.isfinite(metrics[name]) for name in watched if name in metrics], axis=0)
+    return int(np.argmin(finite))

@@ -1,0 +1,37 @@
+"""What a person is told while something runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def print_epoch(record: Mapping[str, Any]) -> None:
+    """Prints one line about an epoch's record."""
+    parts = [f"epoch {record['epoch'] + 1}/{record['epochs']}"]
+    for name in ("train_loss", "train_accuracy", "supernet_accuracy", "derived_accuracy", "test_accuracy"):
+        if name in record:
+            parts.append(f"{name.replace('_', ' ')} {record[name]:.4f}")
+    compiling = f", of it {record['compile_seconds']:.1f} s compiling" if record["compile_seconds"] > 0.5 else ""
+    print("  ".join([*parts, f"({record['seconds']:.1f} s{compiling})"]), flush=True)
+
+
+def describe_model(model_fn: Any) -> str:
+    """`module:name` if the model can be imported under that name, else its repr."""
+    name = getattr(model_fn, "__qualname__", "<")
+    return repr(model_fn) if "<" in name else f"{model_fn.__module__}:{name}"
+
+
+def non_finite_message(
+    metrics: Mapping[str, np.ndarray], watched: Sequence[str], epoch: int, step: int, directory: Any
+) -> str:
+    """Says where a loss or gradient stopped being finite, what was kept, and what usually helps."""
+    names = [name for name in watched if name in metrics and not np.isfinite(metrics[name][step])]
+    kept = f", and are in {directory}" if directory is not None else ""
+    return (
+        f"{' and '.join(names)} became {metrics[names[0]][step]} in epoch {epoch}, step {step} (both count from 0). The "
+        f"values from before that step are kept as `error.result`{kept}. A lower learning rate, a smaller grad_clip, or "
+        "a look at the inputs usually helps."
+    )

@@ -1,0 +1,217 @@
+"""Training a plain model, from scratch or from inherited weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import struct
+
+from jaxnas import functional
+from jaxnas.data import as_dataset
+from jaxnas.data.batches import check_batch_size, epoch_batches
+from jaxnas.errors import NonFiniteLossError
+from jaxnas.evaluation import LossFn, MetricsFn, accuracy, check_labels_fit, cross_entropy, make_evaluator
+from jaxnas.loop import make_epoch
+from jaxnas.progress import non_finite_message, print_epoch
+from jaxnas.runs import RunDirectory
+
+_WATCHED = ("train_loss", "grad_norm")
+_EVALUATION_BATCH = 256
+
+
+@struct.dataclass
+class TrainState:
+    """The whole state of a training: a pytree.
+
+    Attributes:
+      params: the model's weights.
+      model_state: its other collections, `{}` if none.
+      opt_state: the optimiser's state.
+      rng: key `[]`, from which each step's key is made.
+      step: int32 `[]`, steps done.
+    """
+
+    params: Any
+    model_state: Any
+    opt_state: optax.OptState
+    rng: jax.Array
+    step: jax.Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """`{"params": …, **model_state}`, as `model.apply` takes them."""
+        return {"params": self.params, **self.model_state}
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What a training gave.
+
+    Attributes:
+      variables: the trained variables.
+      history: one dict per epoch: `train_loss`, `train_<metric>`, and where it was tested `test_loss` and
+        `test_<metric>`.
+      test_accuracy: share of right answers on the test data at the end, in 0..1; None without test data or
+        without an accuracy among the metrics.
+    """
+
+    variables: dict[str, Any]
+    history: list[dict[str, Any]]
+    test_accuracy: float | None
+
+
+def paper_optimizer(*, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """How DARTS trains what it found (arXiv 1806.09055, section 3.2): SGD 0.025 -> 0, momentum 0.9, decay 3e-4.
+
+    The learning rate falls along a cosine, here at every step.
+    """
+    schedule = optax.cosine_decay_schedule(0.025, max(epochs * steps_per_epoch, 1))
+    return optax.chain(optax.add_decayed_weights(3e-4), optax.sgd(schedule, momentum=0.9))
+
+
+def fit(
+    model: nn.Module,
+    data: Any,
+    *,
+    epochs: int = 50,
+    batch_size: int = 96,
+    seed: int = 0,
+    variables: Mapping[str, Any] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    loss_fn: LossFn | None = None,
+    metrics: MetricsFn | None = None,
+    grad_clip: float | None = 5.0,
+    data_dir: str | os.PathLike | None = None,
+    workdir: str | os.PathLike | None = None,
+    progress: bool | Callable[[dict], None] = True,
+    test_every: int = 1,
+    steps_per_call: int | None = None,
+) -> FitResult:
+    """Trains a plain model, for instance what `jaxnas.apply_fixed_architecture` gives.
+
+    Args:
+      model: a Flax module called `model(x)`, with `train=` if it takes that.
+      data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; all its training data are used.
+      epochs: passes over the training data (the paper's final evaluation takes 600).
+      batch_size: examples per batch.
+      seed: of initialisation, shuffling, augmentation and dropout.
+      variables: where to start from, such as `SearchResult.inherit()`. Default: fresh ones.
+      optimizer: any optax optimiser. Default: `paper_optimizer`.
+      loss_fn: (output, labels) -> scalar mean. Default: cross-entropy of logits.
+      metrics: (output, labels) -> {name: scalar mean}. Default: accuracy.
+      grad_clip: largest global norm of the gradient, or None.
+      data_dir: where a data set named in `data` lies.
+      workdir: directory for `config.json`, `history.jsonl`, `result.json` and `weights.msgpack`.
+      progress: True prints a line per epoch; a function is called with each epoch's record.
+      test_every: epochs between tests (the last epoch is always tested).
+      steps_per_call: steps in one compiled call; see `jaxnas.loop.make_epoch`.
+
+    Raises:
+      DataError: if the data are unsound or do not fit the model or the batch size.
+      NonFiniteLossError: if a loss or gradient becomes NaN or infinite; it carries the last good values.
+      RunError: if `workdir` holds another run.
+    """
+    dataset = as_dataset(data, data_dir=data_dir)
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs must be an integer of at least 1; got {epochs!r}.")
+    check_batch_size(batch_size, len(dataset.x_train), "training")
+    functions = functional.model_fns(model)
+    if functions.takes_arch:
+        raise TypeError(f"{type(model).__name__} takes an architecture; fix it first: jaxnas.apply_fixed_architecture.")
+    if loss_fn is None:
+        check_labels_fit(jax.eval_shape(functions.trace, dataset.example()), dataset)
+    if metrics is None:
+        metrics = accuracy if loss_fn is None else lambda output, labels: {}
+    loss_fn = loss_fn or cross_entropy
+
+    steps = len(dataset.x_train) // batch_size
+    optimizer = optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(grad_clip), optimizer) if grad_clip is not None else optimizer
+    step = _make_step(functions, optimizer, loss_fn, metrics)
+    evaluate = make_evaluator(
+        lambda variables, _, x: functions.apply(variables, x), dataset, loss_fn, metrics, _EVALUATION_BATCH
+    )
+    run_epoch = make_epoch(step, dataset, watched=_WATCHED, steps_per_call=steps_per_call)
+    directory = RunDirectory(workdir)
+    directory.start({
+        "model": type(model).__name__,
+        "data": dataset.name,
+        "data_dir": None if data_dir is None else os.fspath(data_dir),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "inherited": variables is not None,
+        "grad_clip": grad_clip,
+    })
+    say = print_epoch if progress is True else progress or (lambda record: None)
+    started = time.perf_counter()
+
+    init_rng, step_rng, epochs_rng = jax.random.split(jax.random.key(seed), 3)
+    start = dict(variables if variables is not None else functions.init(init_rng, dataset.example(batch_size)))
+    params = start.pop("params")
+    state = TrainState(params, start, optimizer.init(params), step_rng, jnp.zeros((), jnp.int32))
+    state = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), state)  # strong types, buffers of our own
+    images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
+    test = None if dataset.x_test is None else (jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test))
+    history: list[dict[str, Any]] = []
+
+    for epoch in range(epochs):
+        epoch_started = time.perf_counter()
+        shuffle_rng, augment_rng = jax.random.split(jax.random.fold_in(epochs_rng, epoch))
+        batches = epoch_batches(shuffle_rng, np.arange(len(images)), steps=steps, batch_size=batch_size)
+        state, scores, bad_step, compile_seconds = run_epoch(state, augment_rng, images, labels, (batches,))
+        if bad_step is not None:
+            last_good = FitResult(state.variables, history, None)
+            message = non_finite_message(scores, _WATCHED, epoch, bad_step, directory.path)
+            directory.finish({"status": "failed", "error": message, "epoch": epoch, "step": bad_step}, state.variables)
+            raise NonFiniteLossError(message, epoch=epoch, step=bad_step, result=last_good)
+        record = {"epoch": epoch, **{name: float(values.mean()) for name, values in scores.items()}}
+        if test is not None and ((epoch + 1) % test_every == 0 or epoch + 1 == epochs):
+            record |= {f"test_{name}": value for name, value in evaluate(state.variables, None, *test).items()}
+        record |= {"seconds": time.perf_counter() - epoch_started, "compile_seconds": compile_seconds}
+        history.append(record)
+        directory.log(record)
+        say({**record, "epochs": epochs})
+
+    last = {k: v for k, v in history[-1].items() if k.startswith(("train_", "test_"))}
+    ended = {"status": "finished", "epochs": epochs, **last, "seconds": time.perf_counter() - started}
+    directory.finish(ended, state.variables)
+    return FitResult(state.variables, history, history[-1].get("test_accuracy"))
+
+
+def _make_step(
+    functions: functional.ModelFns, optimizer: optax.GradientTransformation, loss_fn: LossFn, metrics: MetricsFn
+) -> Callable:
+    """Builds one step of training: (state, (x, y)) -> (state, metrics)."""
+
+    def step(state: TrainState, batch: tuple[jax.Array, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        x, y = batch
+        rng = jax.random.fold_in(state.rng, state.step)
+
+        def loss(params: Any) -> tuple[jax.Array, Any]:
+            variables = {"params": params, **state.model_state}
+            output, updates = functions.apply(variables, x, train=True, rngs=rng, mutable=list(state.model_state))
+            return loss_fn(output, y), (metrics(output, y), updates)
+
+        (value, (scores, model_state)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        new = TrainState(
+            params=optax.apply_updates(state.params, updates),
+            model_state={**state.model_state, **model_state},
+            opt_state=opt_state,
+            rng=state.rng,
+            step=state.step + 1,
+        )
+        report = {"train_loss": value, "grad_norm": optax.global_norm(gradients)}
+        return new, report | {f"train_{name}": score for name, score in scores.items()}
+
+    return step
