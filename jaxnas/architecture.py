@@ -160,7 +160,7 @@ def read_value(key: str, spec: ChoiceSpec, value: Any) -> tuple[str, Any]:
         if shape != (n,):
             raise _error(key, spec, f"weights of shape {shape}", f"shape ({n},)")
         return "weights", jnp.asarray(value)
-    if dtype == bool:
+    if jnp.issubdtype(dtype, jnp.bool_):
         if spec.kind != INPUT:
             raise _error(key, spec, "a bool array", "weights (float) or an index (int)")
         if shape != (n,):

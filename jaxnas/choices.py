@@ -194,9 +194,9 @@ class InputChoice(nn.Module):
         Raises:
           ArchitectureError: if `arch` has no fitting value, or tensors to be reduced differ in shape.
         """
-        n = self.n_candidates
         tensors = self._in_order(tensors)
-        names = self.choose_from if self.choose_from and len(set(self.choose_from)) == n else None
+        n = len(tensors)
+        names = tuple(self.choose_from) if self.choose_from and len(set(self.choose_from)) == n else None
         spec = ChoiceSpec(INPUT, n, names, self.n_chosen)
         key = _key(self)
         kind, value = _look_up(arch, key, spec)
@@ -228,7 +228,9 @@ class InputChoice(nn.Module):
                 raise ArchitectureError(f"{_title(self)}: no tensor for {absent}; given are {list(tensors)}.")
             return [tensors[k] for k in self.choose_from]
         if not isinstance(tensors, (list, tuple)):
-            raise TypeError(f"{_title(self)}: takes a list of {self.n_candidates} tensors; got {type(tensors).__name__}.")
+            raise TypeError(
+                f"{_title(self)}: takes a list of {self.n_candidates} tensors; got {type(tensors).__name__}."
+            )
         if len(tensors) != self.n_candidates:
             raise ArchitectureError(f"{_title(self)}: takes {self.n_candidates} tensors; got {len(tensors)}.")
         return list(tensors)

@@ -29,7 +29,9 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     return {"accuracy": (logits.argmax(-1) == labels).mean()}
 
 
-def make_evaluator(forward: Callable, dataset: Dataset, loss_fn: LossFn, metrics: MetricsFn, batch_size: int) -> Callable:
+def make_evaluator(
+    forward: Callable, dataset: Dataset, loss_fn: LossFn, metrics: MetricsFn, batch_size: int
+) -> Callable:
     """Builds a function that evaluates on any examples, every one of which counts once.
 
     Args:
@@ -117,13 +119,13 @@ def check_labels_fit(output: Any, dataset: Dataset) -> None:
     """
     if not dataset.has_classes:
         raise DataError(
-            f"{dataset.name}: y_train is {dataset.y_train.dtype}{list(dataset.y_train.shape)}; the default loss needs int "
-            "class labels [N]. Give a loss_fn (and metrics) for other labels."
+            f"{dataset.name}: y_train is {dataset.y_train.dtype}{list(dataset.y_train.shape)}; the default loss needs "
+            "int class labels [N]. Give a loss_fn (and metrics) for other labels."
         )
     if not hasattr(output, "shape") or len(output.shape) != 2:
         raise DataError(
-            f"the model's output for a batch of one is {jax.tree.map(jnp.shape, output)}; the default loss needs logits "
-            "[batch, classes]. Give a loss_fn (and metrics) for other outputs."
+            f"the model's output for a batch of one is {jax.tree.map(jnp.shape, output)}; the default loss needs "
+            "logits [batch, classes]. Give a loss_fn (and metrics) for other outputs."
         )
     if output.shape[-1] < dataset.num_classes:
         raise DataError(

@@ -30,7 +30,9 @@ class Epoch(NamedTuple):
     compile_seconds: float
 
 
-def make_epoch(step: Callable, dataset: Dataset, *, watched: Sequence[str], steps_per_call: int | None = None) -> Callable:
+def make_epoch(
+    step: Callable, dataset: Dataset, *, watched: Sequence[str], steps_per_call: int | None = None
+) -> Callable:
     """Builds a function that runs one epoch.
 
     Args:

@@ -31,7 +31,7 @@ def non_finite_message(
     names = [name for name in watched if name in metrics and not np.isfinite(metrics[name][step])]
     kept = f", and are in {directory}" if directory is not None else ""
     return (
-        f"{' and '.join(names)} became {metrics[names[0]][step]} in epoch {epoch}, step {step} (both count from 0). The "
-        f"values from before that step are kept as `error.result`{kept}. A lower learning rate, a smaller grad_clip, or "
-        "a look at the inputs usually helps."
+        f"{' and '.join(names)} became {metrics[names[0]][step]} in epoch {epoch}, step {step} (both count from 0). "
+        f"The values from before that step are kept as `error.result`{kept}. A lower learning rate, a smaller "
+        "grad_clip, or a look at the inputs usually helps."
     )

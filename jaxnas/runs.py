@@ -25,8 +25,10 @@ import numpy as np
 import optax
 from flax import serialization
 
+from jaxnas.architecture import ChoiceSpec
 from jaxnas.errors import ArchitectureError, RunError
 from jaxnas.serialization import read_json, write_bytes, write_text
+from jaxnas.space import Space
 
 
 class RunDirectory:
@@ -85,6 +87,16 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
       RunError: if `path` is not a run directory, or the file is damaged.
     """
     return _read(path, "config.json")
+
+
+def read_space(path: str | os.PathLike) -> Space:
+    """The space that a search searched, from its `config.json`. Raises RunError if it has none."""
+    try:
+        found = read_config(path)["space"]
+        specs = {k: ChoiceSpec(**{**v, "names": v["names"] and tuple(v["names"])}) for k, v in found.items()}
+    except (KeyError, TypeError, AttributeError):
+        raise RunError(f"{path}: its config.json describes no search space; is it a search?") from None
+    return Space(specs)
 
 
 def read_result(path: str | os.PathLike) -> dict[str, Any]:

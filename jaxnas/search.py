@@ -113,8 +113,9 @@ def plan(
       ArchitectureError, DataError, ValueError: for what does not fit.
     """
     if not space:
-        raise ArchitectureError(f"{describe_model(model_fn)} has no LayerChoice or InputChoice: there is nothing to search.")
-    for name, value, least in (("epochs", epochs, 1), ("warmup_epochs", warmup_epochs, 0), ("validate_every", validate_every, 1)):
+        raise ArchitectureError(f"{describe_model(model_fn)} has no LayerChoice or InputChoice: nothing to search.")
+    least_values = {"epochs": (epochs, 1), "warmup_epochs": (warmup_epochs, 0), "validate_every": (validate_every, 1)}
+    for name, (value, least) in least_values.items():
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}.")
     if loss_fn is None:
@@ -196,7 +197,7 @@ def run(
         if bad_step is not None:
             _stop_non_finite(directory, result(), epoch, bad_step, metrics)
         arch = algorithm.derive(state)
-        record = {"epoch": epoch, **{name: float(values.mean()) for name, values in metrics.items()}}
+        record: dict[str, Any] = {"epoch": epoch, **{name: float(values.mean()) for name, values in metrics.items()}}
         if (epoch + 1) % plan.validate_every == 0 or epoch + 1 == plan.epochs:
             record |= validate(state.variables, mixture(state), arch)
         record |= {
@@ -266,7 +267,8 @@ def _settings(plan: Plan) -> dict[str, Any]:
     names = ("epochs", "batch_size", "seed", "warmup_epochs", "validate_every", "train_portion")
     return {
         "model": describe_model(plan.model_fn),
-        "data": plan.dataset.name,
+        **plan.dataset.describe(),
+        "space": {key: dataclasses.asdict(spec) for key, spec in plan.space.items()},
         **{name: getattr(plan, name) for name in names},
     }
 

@@ -96,9 +96,7 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(text, parse_constant=no_constants, object_pairs_hook=no_duplicates)
     except json.JSONDecodeError as e:
         cut = " (the file seems cut off)" if e.pos >= len(text.rstrip()) else ""
-        raise ArchitectureError(
-            f"{path}: not valid JSON at line {e.lineno}, column {e.colno}: {e.msg}{cut}."
-        ) from None
+        raise ArchitectureError(f"{path}: not valid JSON at line {e.lineno}, column {e.colno}: {e.msg}{cut}.") from None
     except UnicodeDecodeError as e:
         raise ArchitectureError(f"{path}: not a text file (byte {e.start} is not UTF-8).") from None
     except RecursionError:

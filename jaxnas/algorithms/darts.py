@@ -109,7 +109,7 @@ def algorithm(
             updates, _ = weight_optimizer.update(gradients, state.weight_opt_state, params)
             return optax.apply_updates(params, updates)
 
-        report = {}
+        report: dict[str, jax.Array] = {}
         alphas, arch_opt_state = state.alphas, state.arch_opt_state
         if valid_batch is not None:
             gradient = make_gradient(
@@ -246,7 +246,6 @@ def search(
         "grad_clip": grad_clip,
         "weight_optimizer": "paper" if weight_optimizer is None else "custom",
         "arch_optimizer": "paper" if arch_optimizer is None else "custom",
-        "data_dir": None if data_dir is None else os.fspath(data_dir),
     }
     return search_loop.run(
         plan,
@@ -257,4 +256,3 @@ def search(
         progress=progress,
         steps_per_call=steps_per_call,
     )
-

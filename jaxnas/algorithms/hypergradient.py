@@ -41,7 +41,9 @@ def exact(train_loss: Callable, valid_loss: Callable, virtual_step: Callable) ->
     return gradient
 
 
-def finite_difference(train_loss: Callable, valid_loss: Callable, virtual_step: Callable, *, radius: float = 0.01) -> Callable:
+def finite_difference(
+    train_loss: Callable, valid_loss: Callable, virtual_step: Callable, *, radius: float = 0.01
+) -> Callable:
     """As `exact`, with the Hessian-vector product by central differences, as the paper and its code do.
 
     Equation 8: ∇²αw L_train · v ≈ (∇α L_train(w⁺, α) - ∇α L_train(w⁻, α)) / 2ε, where w± = w ± ε v,

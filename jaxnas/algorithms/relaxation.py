@@ -13,7 +13,9 @@ from jaxnas.space import Space
 def init_alphas(rng: jax.Array, space: Space, *, scale: float = 1e-3) -> dict[str, jax.Array]:
     """`scale`·normal logits, `{key: float [n_candidates]}` (the DARTS code's 1e-3)."""
     keys = jax.random.split(rng, max(len(space), 1))
-    return {key: scale * jax.random.normal(keys[i], (spec.n_candidates,)) for i, (key, spec) in enumerate(space.items())}
+    return {
+        key: scale * jax.random.normal(keys[i], (spec.n_candidates,)) for i, (key, spec) in enumerate(space.items())
+    }
 
 
 def relax(space: Space, alphas: dict[str, jax.Array]) -> dict[str, jax.Array]:

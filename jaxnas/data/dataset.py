@@ -31,6 +31,7 @@ class Dataset:
       mean, std: per channel in 0..1, for uint8 images; by default those of `x_train`.
       augment: an `Augment`, or a function (rng, normalised images) -> images, applied in training; or None.
       name: what to call it in messages.
+      source: the arguments with which `jaxnas.data.load` loads it again, if it did.
     """
 
     x_train: Any
@@ -42,6 +43,7 @@ class Dataset:
     std: tuple[float, ...] | None = None
     augment: Augment | Callable[[jax.Array, jax.Array], jax.Array] | None = None
     name: str = "arrays"
+    source: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         def put(field: str, value: Any) -> None:
@@ -65,9 +67,9 @@ class Dataset:
         if self.x_test is not None and self.x_test.dtype != self.x_train.dtype:
             raise DataError(f"{self.name}: x_train is {self.x_train.dtype}, x_test is {self.x_test.dtype}.")
         if self.has_classes:
-            if self.num_classes is None:
-                put("num_classes", int(self.y_train.max()) + 1)
-            self._check_labels()
+            classes = self.num_classes or int(self.y_train.max()) + 1
+            put("num_classes", classes)
+            self._check_labels(classes)
         if self.x_train.dtype == np.uint8 and (self.mean is None or self.std is None):
             mean, std = _channel_statistics(self.x_train)
             put("mean", self.mean or mean)
@@ -82,18 +84,26 @@ class Dataset:
 
     def prepare(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
         """What the model sees of a batch of raw images; augmented if a key is given. For use inside jit."""
-        augment = self.augment if rng is not None else None
-        move_rng, erase_rng = jax.random.split(rng) if rng is not None else (None, None)
-        if isinstance(augment, Augment):
-            images = augment.move(move_rng, images)
+        if rng is None or self.augment is None:
+            return self._normalise(images)
+        if not isinstance(self.augment, Augment):
+            return self.augment(rng, self._normalise(images))
+        move_rng, erase_rng = jax.random.split(rng)
+        return self.augment.erase(erase_rng, self._normalise(self.augment.move(move_rng, images)))
+
+    def _normalise(self, images: jax.Array) -> jax.Array:
         if images.dtype == jnp.uint8:
             mean, std = (jnp.asarray(v, jnp.result_type(float)) for v in (self.mean, self.std))
-            images = (images / jnp.asarray(255, mean.dtype) - mean) / std
-        elif jnp.issubdtype(images.dtype, jnp.floating):
-            images = images.astype(jnp.result_type(float))
-        if isinstance(augment, Augment):
-            return augment.erase(erase_rng, images)
-        return images if augment is None else augment(move_rng, images)
+            return (images / jnp.asarray(255, mean.dtype) - mean) / std
+        if jnp.issubdtype(images.dtype, jnp.floating):
+            return images.astype(jnp.result_type(float))
+        return images
+
+    def describe(self) -> dict[str, Any]:
+        """Where the data come from and how they are augmented, for `config.json`."""
+        augment = dataclasses.asdict(self.augment) if isinstance(self.augment, Augment) else self.augment
+        custom = augment is not None and not isinstance(augment, dict)
+        return {"data": self.name, "data_source": self.source, "augment": repr(augment) if custom else augment}
 
     def example(self, batch_size: int = 1) -> jax.ShapeDtypeStruct:
         """Shape and dtype of what the model sees."""
@@ -123,16 +133,16 @@ class Dataset:
                 where = np.argwhere(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0, 0]
                 raise DataError(f"{self.name}: {axis}_{part} is NaN or infinite, first in example {where}.")
 
-    def _check_labels(self) -> None:
+    def _check_labels(self, classes: int) -> None:
         for part in ("train", "test"):
             labels = getattr(self, f"y_{part}")
             if labels is None:
                 continue
-            bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+            bad = np.flatnonzero((labels < 0) | (labels >= classes))
             if len(bad):
                 raise DataError(
                     f"{self.name}: label {labels[bad[0]]} in y_{part} (example {bad[0]}, {len(bad)} such in all) is "
-                    f"beyond the classes 0 to {self.num_classes - 1}."
+                    f"beyond the classes 0 to {classes - 1}."
                 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zipfile
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from jaxnas.data.dataset import _SAVED, Dataset
 from jaxnas.errors import DataError
 
 # Per-channel statistics of the training images, as the field uses them.
-_KNOWN = {
+_KNOWN: dict[str, dict[str, Any]] = {
     "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616), "augment": STANDARD},
     "cifar100": {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762), "augment": STANDARD},
 }
@@ -40,11 +41,16 @@ def load(
       DataError: if it is not there or not of the expected form.
     """
     text = os.fspath(name)
+    source: dict[str, Any]
     if text.endswith(".npz"):
-        return _npz(Path(text))
-    if text == "digits":
-        return _digits()
-    return _tfds(text, data_dir, image_size)
+        dataset, source = _npz(Path(text)), {"name": os.path.abspath(text)}
+    elif text == "digits":
+        dataset, source = _digits(), {"name": "digits"}
+    else:
+        folder = None if data_dir is None else os.path.abspath(os.path.expanduser(data_dir))
+        dataset = _tfds(text, folder, image_size)
+        source = {"name": text, "data_dir": folder, "image_size": image_size}
+    return dataclasses.replace(dataset, source=source)
 
 
 def as_dataset(data: Any, *, data_dir: str | os.PathLike | None = None) -> Dataset:
@@ -107,7 +113,7 @@ def _digits() -> Dataset:
     return Dataset(images[:-360], labels[:-360], images[-360:], labels[-360:], num_classes=10, name="digits")
 
 
-def _tfds(name: str, data_dir: str | os.PathLike | None, image_size: tuple[int, int] | None) -> Dataset:
+def _tfds(name: str, data_dir: str | None, image_size: tuple[int, int] | None) -> Dataset:
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as e:
@@ -117,10 +123,12 @@ def _tfds(name: str, data_dir: str | os.PathLike | None, image_size: tuple[int, 
             '"digits".'
         ) from None
     try:
-        builder = tfds.builder(name, data_dir=None if data_dir is None else os.fspath(Path(data_dir).expanduser()))
+        builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as e:
         reason = (str(e).splitlines() or ["unknown name"])[0]
-        raise DataError(f'no data set {name!r} ("digits", an .npz file or a tensorflow-datasets name): {reason}') from None
+        raise DataError(
+            f'no data set {name!r} ("digits", an .npz file or a tensorflow-datasets name): {reason}'
+        ) from None
     if not Path(builder.data_dir).is_dir():
         raise DataError(
             f"the data set {name!r} is not prepared in {Path(builder.data_dir).parent}; give data_dir, or prepare it "

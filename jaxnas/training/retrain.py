@@ -142,16 +142,17 @@ def fit(
     )
     run_epoch = make_epoch(step, dataset, watched=_WATCHED, steps_per_call=steps_per_call)
     directory = RunDirectory(workdir)
-    directory.start({
-        "model": type(model).__name__,
-        "data": dataset.name,
-        "data_dir": None if data_dir is None else os.fspath(data_dir),
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "inherited": variables is not None,
-        "grad_clip": grad_clip,
-    })
+    directory.start(
+        {
+            "model": type(model).__name__,
+            **dataset.describe(),
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "seed": seed,
+            "inherited": variables is not None,
+            "grad_clip": grad_clip,
+        }
+    )
     say = print_epoch if progress is True else progress or (lambda record: None)
     started = time.perf_counter()
 

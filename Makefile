@@ -1,0 +1,28 @@
+# make quickstart: install, then search, export, apply and retrain on a small data set (minutes)
+# make test:       install, then check style, types and behaviour
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(READY)
+	$(VENV)/bin/python -m experiments.quickstart
+
+test: lint
+	$(VENV)/bin/python -m pytest -n $(WORKERS)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(READY): requirements.txt pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,36 @@
+"""Runs the quickstart and says where the results are."""
+
+import argparse
+from pathlib import Path
+
+from experiments.quickstart.steps import run
+from jaxnas import data, runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.quickstart", description=__doc__)
+    parser.add_argument("--data", default="digits", help='"digits", an .npz file, or e.g. cifar10 (default: digits)')
+    parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of search (default: 20)")
+    parser.add_argument("--retrain-epochs", type=int, default=20, help="epochs of retraining (default: 20)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="runs/quickstart", help="run directory (default: runs/quickstart, or -2, …)")
+    options = parser.parse_args()
+
+    out = runs.fresh(options.out)
+    images = data.load(options.data, data_dir=options.data_dir)
+    print(f"Searching {options.data} with DARTS.", flush=True)
+    result, trained = run(
+        images, epochs=options.epochs, retrain_epochs=options.retrain_epochs, out=out, seed=options.seed
+    )
+    print(f"\nFound {result.arch}; after retraining it has {100 * trained.test_accuracy:.2f} % test accuracy.")
+    print(f"Architecture: {out / 'final_arch.json'}   history: {out / 'history.jsonl'}   retraining: {out / 'retrain'}")
+    print("\nNext, try:")
+    print(f"  .venv/bin/jaxnas show {out}                       what the search found, and how sure it is")
+    print(f"  .venv/bin/jaxnas retrain {out} --inherit          start from the supernet's weights")
+    print("  .venv/bin/python -m experiments.quickstart --data cifar10 --data-dir DIR --epochs 2 --retrain-epochs 10")
+    print("  .venv/bin/jaxnas search darts --model my_module:MyNet --data my_data.npz --out runs/mine")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""The four steps of NNI's naive example: search, export, apply, retrain."""
+
+import jaxnas
+from experiments.quickstart.net import Net
+
+
+def run(data, *, epochs, retrain_epochs, out, seed=0):
+    result = jaxnas.darts.search(Net, data, epochs=epochs, seed=seed, workdir=out)
+    jaxnas.export(result.arch, out / "final_arch.json")
+    model = jaxnas.apply_fixed_architecture(Net, out / "final_arch.json")
+    trained = jaxnas.training.fit(model, data, epochs=retrain_epochs, batch_size=64, seed=seed, workdir=out / "retrain")
+    return result, trained

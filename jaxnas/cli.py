@@ -1,0 +1,229 @@
+"""The command `jaxnas`: search, retrain, show."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table
+except ModuleNotFoundError as missing:
+    raise SystemExit(f'the command line needs {missing.name}: pip install "jaxnas[cli]"') from None
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Neural architecture search for JAX and Flax.",
+)
+search_app = typer.Typer(no_args_is_help=True, help="Search a model's choices.")
+app.add_typer(search_app, name="search")
+
+
+class AugmentName(StrEnum):
+    """How training images are augmented."""
+
+    default = "default"
+    none = "none"
+    standard = "standard"
+    cutout = "cutout"
+
+
+class Hypergradient(StrEnum):
+    """How the second order takes its gradient."""
+
+    exact = "exact"
+    finite_difference = "finite_difference"
+
+
+Data = Annotated[str, typer.Option(help='"digits", an .npz file, or a tensorflow-datasets name such as cifar10.')]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of prepared tensorflow-datasets.")]
+AugmentOption = Annotated[
+    AugmentName,
+    typer.Option(help="The data set's own; nothing; crop and flip; or crop, flip and cutout of half the side."),
+]
+
+
+@search_app.command("darts")
+def search_darts(
+    model: Annotated[str, typer.Option(help="The model, as module:name, e.g. experiments.quickstart:Net.")],
+    out: Annotated[Path, typer.Option(help="Run directory; must not hold another run.")],
+    data: Data = "digits",
+    data_dir: DataDir = None,
+    augment: AugmentOption = AugmentName.default,
+    epochs: Annotated[int, typer.Option(min=1)] = 50,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    order: Annotated[int, typer.Option(min=1, max=2, help="1, or 2 to look one weight step ahead.")] = 1,
+    hypergradient: Annotated[Hypergradient, typer.Option(help="For order 2.")] = Hypergradient.exact,
+    warmup_epochs: Annotated[int, typer.Option(min=0, help="Epochs that train only the weights.")] = 0,
+    train_portion: Annotated[float, typer.Option(help="Share of the training data for the weights.")] = 0.5,
+    seed: int = 0,
+) -> None:
+    """DARTS (arXiv 1806.09055)."""
+    import jaxnas
+
+    result = jaxnas.darts.search(
+        _import_model(model),
+        _load_data(data, data_dir, augment),
+        epochs=epochs,
+        batch_size=batch_size,
+        order=order,
+        hypergradient=hypergradient.value,
+        warmup_epochs=warmup_epochs,
+        train_portion=train_portion,
+        seed=seed,
+        workdir=out,
+    )
+    print(f"found {result.arch}")
+    print(f"in {out / 'final_arch.json'}; next: jaxnas show {out}, jaxnas retrain {out}")
+
+
+@app.command()
+def retrain(
+    run: Annotated[Path, typer.Argument(help="Run directory of a search.")],
+    epochs: Annotated[int, typer.Option(min=1)] = 50,
+    batch_size: Annotated[int, typer.Option(min=1)] = 96,
+    inherit: Annotated[bool, typer.Option(help="Start from the supernet's weights.")] = False,
+    data: Annotated[str | None, typer.Option(help="Other data than the search's.")] = None,
+    data_dir: DataDir = None,
+    augment: AugmentOption = AugmentName.default,
+    seed: int = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to; default: RUN/retrain, or retrain-2, …")] = None,
+) -> None:
+    """Train what a search found, and test it."""
+    import jaxnas
+    from jaxnas import runs
+
+    config = runs.read_config(run)
+    model_fn = _import_model(config.get("model", ""))
+    dataset = _load_data(data, data_dir, augment) if data else _same_data(config, run, data_dir, augment)
+    model = jaxnas.apply_fixed_architecture(model_fn, run / "final_arch.json")
+    variables = jaxnas.inherit(model, runs.read_weights(run), dataset.example()) if inherit else None
+    out = out or runs.fresh(run / "retrain")
+    result = jaxnas.training.fit(
+        model, dataset, epochs=epochs, batch_size=batch_size, seed=seed, variables=variables, workdir=out
+    )
+    if result.test_accuracy is None:
+        print(f"trained; there are no test data. Results are in {out}.")
+    else:
+        print(f"test accuracy {100 * result.test_accuracy:.2f} %. Results are in {out}.")
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]) -> None:
+    """Show what a search found, and how sure it is."""
+    import numpy as np
+
+    from jaxnas import runs
+    from jaxnas.algorithms.relaxation import relax
+
+    config, history, space = runs.read_config(run), runs.read_history(run), runs.read_space(run)
+    console = Console()
+    about = f"{config.get('algorithm')} on {config.get('data')}, seed {config.get('seed')}"
+    console.print(f"[bold]{run}[/bold]: {config.get('model')}, {about}", highlight=False)
+    if not history:
+        console.print("no epoch has ended yet")
+        return
+    last = history[-1]
+    console.print(f"epoch {last['epoch'] + 1} of {config.get('epochs')}", highlight=False)
+    alphas = {key: np.asarray(values, np.float32) for key, values in last["alphas"].items()}
+    console.print(_choices_table(space, relax(space, alphas), space.fixed(last["arch"])))
+    console.print(_history_table(history))
+    for folder in sorted(run.glob("retrain*/result.json")):
+        ended = runs.read_result(folder.parent)
+        score = ended.get("test_accuracy")
+        shown = "no test data" if score is None else f"test accuracy {100 * score:.2f} %"
+        start = "inherited weights" if runs.read_config(folder.parent).get("inherited") else "from scratch"
+        console.print(
+            f"{folder.parent.name}: {ended['status']}, {ended['epochs']} epochs {start}, {shown}", highlight=False
+        )
+
+
+def _choices_table(space: Any, weights: Any, arch: Any) -> Table:
+    from rich.text import Text
+
+    table = Table("choice", "chosen", "weights")
+    for key, spec in space.items():
+        chosen = arch[key] if isinstance(arch[key], tuple) else (arch[key],)
+        shares = (f"{label}: {float(w):.3f}" for label, w in zip(spec.labels, weights[key], strict=True))
+        table.add_row(Text(key), Text(", ".join(map(str, chosen)) or "none"), Text("  ".join(shares)))
+    return table
+
+
+def _history_table(history: list[dict[str, Any]]) -> Table:
+    names = ["train_loss", "supernet_loss", "derived_loss", "train_accuracy", "supernet_accuracy", "derived_accuracy"]
+    names = [name for name in names if any(name in record for record in history)]
+    table = Table("epoch", *(name.replace("_", "\n") for name in names))
+    step = -(-len(history) // 20)
+    for record in history[::-step][::-1]:
+        table.add_row(str(record["epoch"] + 1), *(f"{record[n]:.4f}" if n in record else "" for n in names))
+    return table
+
+
+def _import_model(spec: str) -> Any:
+    from jaxnas.errors import RunError
+
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name or not module_name.replace(".", "").isidentifier():
+        raise RunError(f"the model {spec!r} is not of the form module:name, e.g. experiments.quickstart:Net.")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = importlib.import_module(module_name)
+    except ModuleNotFoundError as e:
+        raise RunError(f"no module {e.name!r} for the model {spec!r} (looked from {Path.cwd()}).") from None
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise RunError(f"module {module_name!r} has no {name!r}.")
+        found = getattr(found, part)
+    return found
+
+
+def _load_data(data: str, data_dir: Path | None, augment: AugmentName) -> Any:
+    from jaxnas.data import load
+
+    return _augmented(load(data, data_dir=data_dir), augment)
+
+
+def _same_data(config: dict[str, Any], run: Path, data_dir: Path | None, augment: AugmentName) -> Any:
+    import dataclasses
+
+    from jaxnas.data import Augment, load
+    from jaxnas.errors import RunError
+
+    source, augmented = config.get("data_source"), config.get("augment")
+    if source is None:
+        raise RunError(f"{run}: the search was given arrays; say which data to train on with --data.")
+    options = {k: v for k, v in source.items() if v is not None}
+    dataset = load(**(options if data_dir is None else {**options, "data_dir": data_dir}))
+    if isinstance(augmented, dict) or augmented is None:
+        dataset = dataclasses.replace(dataset, augment=None if augmented is None else Augment(**augmented))
+    return _augmented(dataset, augment)
+
+
+def _augmented(dataset: Any, augment: AugmentName) -> Any:
+    import dataclasses
+
+    from jaxnas.data import STANDARD
+
+    if augment is AugmentName.default:
+        return dataset
+    cutout = dataclasses.replace(STANDARD, cutout=min(dataset.x_train.shape[1:3]) // 2)
+    chosen = {AugmentName.none: None, AugmentName.standard: STANDARD, AugmentName.cutout: cutout}[augment]
+    return dataclasses.replace(dataset, augment=chosen)
+
+
+def main() -> None:
+    """Runs the command line; errors of jaxnas are printed without a traceback."""
+    from jaxnas.errors import ArchitectureError, DataError, NonFiniteLossError, RunError
+
+    try:
+        app()
+    except (ArchitectureError, DataError, NonFiniteLossError, RunError, FileNotFoundError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(1) from None
