@@ -107,7 +107,8 @@ class StaticArch(Mapping):
     and all candidates would be built; this stays fixed.
     """
 
-    def __init__(self, values: Arch):
+    def __init__(self, values: Arch, root: tuple[str, ...] = ()):
+        self.root = root  # path of the fixed model in a larger one; keys are relative to it
         self._items = tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items()))
         self._dict = dict(self._items)
 
@@ -121,10 +122,10 @@ class StaticArch(Mapping):
         return len(self._dict)
 
     def __hash__(self):
-        return hash(self._items)
+        return hash((self._items, self.root))
 
     def __eq__(self, other):
-        return isinstance(other, StaticArch) and self._items == other._items
+        return isinstance(other, StaticArch) and (self._items, self.root) == (other._items, other.root)
 
     def __repr__(self):
         return f"StaticArch({self._dict!r})"

@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxnas import functional
-from jaxnas.architecture import INPUT, LAYER, ChoiceSpec, missing_key, read_value
+from jaxnas.architecture import INPUT, LAYER, ChoiceSpec, StaticArch, missing_key, read_value
 from jaxnas.errors import ArchitectureError
 from jaxnas.space import Recorder
 
@@ -63,7 +63,7 @@ class LayerChoice(nn.Module):
             raise TypeError(f"{_title(self)}: candidate names must be strings; got {list(self.candidates)}.")
         if isinstance(self.candidates, Mapping) and self._names is None:
             self._names = tuple(self.candidates)
-        for candidate in self._layers():
+        for candidate in _layers(self):
             if not callable(candidate):
                 raise TypeError(f"{_title(self)}: {candidate!r} is neither a module nor a function.")
         super().__post_init__()
@@ -82,7 +82,7 @@ class LayerChoice(nn.Module):
         Raises:
           ArchitectureError: if `arch` has no fitting value, or candidates differ in output shape.
         """
-        layers = self._layers()
+        layers = _layers(self)
         options = {"arch": arch, **kwargs}
         wanted = [functional.accepted(layer, options) for layer in layers]
         unused = set(kwargs) - {"train"} - set().union(*wanted)
@@ -90,11 +90,11 @@ class LayerChoice(nn.Module):
             raise TypeError(f"{_title(self)}: no candidate takes the argument {sorted(unused)}.")
 
         spec = ChoiceSpec(LAYER, len(layers), self._names)
-        key = _key(self)
+        key = _key(self, arch)
         kind, value = _look_up(arch, key, spec)
 
         def run(module: LayerChoice, i: int, x: Any) -> Any:
-            return module._layers()[i](x, **wanted[i])
+            return _layers(module)[i](x, **wanted[i])
 
         if kind == "fixed":
             output = _reduce(self.reduction, [run(self, i, x) for i in value])
@@ -129,11 +129,6 @@ class LayerChoice(nn.Module):
             if len(outputs) == len(labels):
                 _check_shapes(key, outputs, labels)
             raise
-
-    def _layers(self) -> list[Any]:
-        if isinstance(self.candidates, Mapping):
-            return [self.candidates[name] for name in self._names or ()]
-        return list(self.candidates)
 
 
 class InputChoice(nn.Module):
@@ -198,7 +193,7 @@ class InputChoice(nn.Module):
         n = len(tensors)
         names = tuple(self.choose_from) if self.choose_from and len(set(self.choose_from)) == n else None
         spec = ChoiceSpec(INPUT, n, names, self.n_chosen)
-        key = _key(self)
+        key = _key(self, arch)
         kind, value = _look_up(arch, key, spec)
         used = value if kind == "fixed" else range(n)
         absent = [spec.labels[i] for i in used if tensors[i] is None]
@@ -236,6 +231,12 @@ class InputChoice(nn.Module):
         return list(tensors)
 
 
+def _layers(choice: LayerChoice) -> list[Any]:
+    if isinstance(choice.candidates, Mapping):
+        return [choice.candidates[name] for name in choice._names or ()]
+    return list(choice.candidates)
+
+
 def _check_fields(choice: Any) -> None:
     if choice.reduction not in REDUCTIONS:
         raise ValueError(f"{_title(choice)}: reduction must be one of {REDUCTIONS}; got {choice.reduction!r}.")
@@ -248,8 +249,9 @@ def _title(choice: Any) -> str:
     return f"{type(choice).__name__} {label!r}" if label else type(choice).__name__
 
 
-def _key(choice: nn.Module) -> str:
-    return choice.key or "/".join(choice.path) or type(choice).__name__
+def _key(choice: nn.Module, arch: Any) -> str:
+    root = arch.root if isinstance(arch, StaticArch) else ()
+    return choice.key or "/".join(choice.path[len(root) :]) or type(choice).__name__
 
 
 def _look_up(arch: Any, key: str, spec: ChoiceSpec) -> tuple[str, Any]:

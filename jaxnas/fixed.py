@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -40,12 +41,15 @@ class FixedModel(nn.Module):
           ArchitectureError: if the architecture does not fit the model.
         """
         if self.is_initializing():
-            space(self.model.clone(parent=None), *inputs).validate(self.arch)
+            specs = jax.tree.map(functional.shape_of, inputs)
+            with ThreadPoolExecutor(1) as apart:  # or nn.tabulate would list these calls as the model's
+                apart.submit(space, self.model.clone(parent=None), *specs).result().validate(self.arch)
         if "train" in kwargs and not functional.accepted(self.model, {"train": None}):
             del kwargs["train"]  # so that every fixed model can be called alike
+        arch = StaticArch(self.arch, root=self.path)
         if functional.accepted(self.model, {"arch": None}):
-            return self.model(*inputs, arch=self.arch, **kwargs)
-        return self.model(*inputs, self.arch, **kwargs)
+            return self.model(*inputs, arch=arch, **kwargs)
+        return self.model(*inputs, arch, **kwargs)
 
 
 def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Arch) -> FixedModel:

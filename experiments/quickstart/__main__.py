@@ -1,7 +1,6 @@
 """Runs the quickstart and says where the results are."""
 
 import argparse
-from pathlib import Path
 
 from experiments.quickstart.steps import run
 from jaxnas import data, runs

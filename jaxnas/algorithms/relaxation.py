@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ def init_alphas(rng: jax.Array, space: Space, *, scale: float = 1e-3) -> dict[st
     }
 
 
-def relax(space: Space, alphas: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def relax(space: Space, alphas: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The mixture that logits stand for, `{key: float [n_candidates]}`.
 
     One of n: softmax (DARTS, arXiv 1806.09055, equation 2). k of n: k·softmax, whose sum is that of the k
@@ -34,6 +35,6 @@ def relax(space: Space, alphas: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {key: weights(spec.n_candidates, spec.n_chosen, alphas[key]) for key, spec in space.items()}
 
 
-def discretize(space: Space, alphas: dict[str, jax.Array]) -> dict[str, Any]:
+def discretize(space: Space, alphas: Mapping[str, Any]) -> dict[str, Any]:
     """The decision that logits stand for: the largest, the k largest, or those whose sigmoid is above 1/2."""
     return space.fixed(relax(space, alphas))
