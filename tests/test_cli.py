@@ -1,0 +1,109 @@
+"""The command line, run as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = "experiments.quickstart:Net"
+
+
+def jaxnas(*arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "jaxnas", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "q"
+    done = jaxnas("search", "darts", "--model", MODEL, "--data", "digits", "--epochs", 3, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_search_leaves_a_run(run):
+    folder, out = run
+    assert "epoch 3/3" in out
+    assert "compiling" in out
+    arch = json.loads((folder / "final_arch.json").read_text())
+    assert set(arch) == {"conv1", "conv2", "skipconnect"}
+    config, result = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "result"))
+    assert config["data_source"] == {"name": "digits"}
+    assert config["model"] == "experiments.quickstart.net:Net"
+    assert result["arch"] == arch
+    assert len((folder / "history.jsonl").read_text().splitlines()) == 3
+
+
+def test_retrain_and_show(run):
+    folder, _ = run
+    for extra in ([], ["--inherit", "--augment", "none"]):
+        done = jaxnas("retrain", folder, "--epochs", 8, *extra)
+        assert done.returncode == 0, done.stderr
+        assert "test accuracy" in done.stdout
+    results = [json.loads((folder / name / "result.json").read_text()) for name in ("retrain", "retrain-2")]
+    assert all(result["test_accuracy"] > 0.9 for result in results)
+    shown = jaxnas("show", folder)
+    assert shown.returncode == 0, shown.stderr
+    for text in ("conv1", "skipconnect", "derived", "from scratch", "inherited weights", "epoch 3 of 3"):
+        assert text in shown.stdout
+
+
+def test_a_model_and_data_of_ones_own(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from flax import linen as nn\n"
+        "from jaxnas import LayerChoice\n"
+        "class Net(nn.Module):\n"
+        "    @nn.compact\n"
+        "    def __call__(self, x, arch):\n"
+        "        return LayerChoice({'wide': nn.Dense(3), 'nil': nn.Dense(3, use_bias=False)}, key='k')(x, arch)\n"
+    )
+    x = np.random.RandomState(0).randn(300, 4).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=x[:, :3].argmax(1))
+    done = jaxnas(
+        *("search", "darts", "--model", "mine:Net", "--data", "mine.npz", "--epochs", 2, "--order", 2, "--out", "r"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "r" / "final_arch.json").read_text())["k"] in ("wide", "nil")
+    done = jaxnas("retrain", "r", "--epochs", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no test data" in done.stdout
+
+
+def test_errors_are_one_line_without_a_traceback(run, tmp_path):
+    folder, _ = run
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "config.json").write_text((folder / "config.json").read_text())
+    (tmp_path / "cut" / "final_arch.json").write_text('{"conv1": 1,')
+    search = ("search", "darts", "--epochs", 1, "--out")
+    cases = {
+        "holds a run already": (*search, folder, "--model", MODEL),
+        "has no 'Nit'": (*search, tmp_path / "a", "--model", "experiments.quickstart:Nit"),
+        "no module 'nowhere'": (*search, tmp_path / "a", "--model", "nowhere:Net"),
+        "not of the form module:name": (*search, tmp_path / "a", "--model", "Net"),
+        "there is no such file": (*search, tmp_path / "a", "--model", MODEL, "--data", "none.npz"),
+        "larger than the weights' split": (*search, tmp_path / "a", "--model", MODEL, "--batch-size", 2000),
+        "has no config.json": ("show", tmp_path),
+        "final_arch.json: not valid JSON at line 1": ("retrain", tmp_path / "cut"),
+    }
+    for message, arguments in cases.items():
+        done = jaxnas(*arguments)
+        assert done.returncode == 1, (message, done)
+        assert message in done.stderr
+        assert done.stderr.startswith("error: ")
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_import_needs_only_the_core():
+    script = (
+        "import sys, jaxnas\n"
+        "extra = {'typer', 'rich', 'sklearn', 'tensorflow_datasets', 'PIL'} & set(sys.modules)\n"
+        "assert not extra, extra\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

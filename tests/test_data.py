@@ -1,0 +1,203 @@
+"""Data: names, files, arrays, normalisation, augmentation, batches."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnas
+from jaxnas.data import STANDARD, Augment, Dataset, as_dataset, load
+from jaxnas.data.batches import epoch_batches, split_indices
+
+
+def images(n=10, size=8, channels=3, seed=0):
+    return np.random.RandomState(seed).randint(0, 256, (n, size, size, channels)).astype(np.uint8)
+
+
+def test_digits_are_scikit_learns():
+    digits = load("digits")
+    assert digits.x_train.shape == (1437, 8, 8, 1)
+    assert digits.x_test.shape == (360, 8, 8, 1)
+    assert digits.x_train.dtype == np.uint8
+    assert digits.num_classes == 10
+    assert np.bincount(np.concatenate([digits.y_train, digits.y_test])).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # fmt: skip
+    assert load("digits").x_test.tobytes() == digits.x_test.tobytes()
+
+
+@pytest.mark.xdist_group("cifar10")
+def test_cifar10_is_read_without_tensorflow(cifar10):
+    import sys
+
+    assert "tensorflow" not in sys.modules
+    assert cifar10.x_train.shape == (50_000, 32, 32, 3)
+    assert cifar10.x_test.shape == (10_000, 32, 32, 3)
+    assert cifar10.x_train.dtype == np.uint8
+    assert np.bincount(cifar10.y_train).tolist() == [5000] * 10
+    assert np.bincount(cifar10.y_test).tolist() == [1000] * 10
+    assert cifar10.augment == STANDARD
+    computed = Dataset(cifar10.x_train, cifar10.y_train)
+    np.testing.assert_allclose(computed.mean, cifar10.mean, atol=1e-3)
+    np.testing.assert_allclose(computed.std, cifar10.std, atol=1e-3)
+
+
+def test_arrays_files_and_datasets_are_the_same_to_all(tmp_path):
+    x, y = images(), np.arange(10) % 3
+    four = as_dataset((x[:6], y[:6], x[6:], y[6:]))
+    assert as_dataset(four) is four
+    assert as_dataset((x, y)).x_test is None
+    four.save(tmp_path / "deep" / "data.npz")
+    loaded = as_dataset(str(tmp_path / "deep" / "data.npz"))
+    for field in ("x_train", "y_train", "x_test", "y_test"):
+        np.testing.assert_array_equal(getattr(loaded, field), getattr(four, field))
+    assert (loaded.mean, loaded.std, loaded.num_classes) == (four.mean, four.std, four.num_classes)
+    again = load(**loaded.source)
+    np.testing.assert_array_equal(again.x_train, four.x_train)
+
+
+def test_saved_cifar_keeps_its_augmentation(tmp_path):
+    Dataset(images(), np.arange(10), name="cifar10", augment=STANDARD).save(tmp_path / "any.npz")
+    assert load(tmp_path / "any.npz").augment == STANDARD
+
+
+def test_uint8_is_normalised_and_floats_are_left():
+    x = images(100)
+    dataset = Dataset(x, np.arange(100) % 2)
+    prepared = jax.jit(dataset.prepare)(jnp.asarray(x))
+    assert prepared.dtype == jnp.float32
+    np.testing.assert_allclose(prepared.mean((0, 1, 2)), np.zeros(3), atol=1e-4)
+    np.testing.assert_allclose(prepared.std((0, 1, 2)), np.ones(3), atol=1e-4)
+    given = dataclasses.replace(dataset, mean=(0.5,) * 3, std=(0.5,) * 3)
+    np.testing.assert_allclose(given.prepare(jnp.asarray(x)), x / 127.5 - 1, atol=1e-6)
+    floats = Dataset(x.astype(np.float64) / 7, np.arange(100) % 2)
+    np.testing.assert_allclose(floats.prepare(jnp.asarray(floats.x_train)), x / 7, rtol=1e-6)
+    tokens = Dataset(np.arange(20).reshape(10, 2), np.arange(10))
+    assert tokens.prepare(jnp.asarray(tokens.x_train)).dtype == jnp.int32
+    assert tokens.example().shape == (1, 2)
+
+
+def test_crop_and_flip_show_a_window_of_the_padded_image():
+    x = jnp.asarray(images(64, 6) | 1)  # no zeros, so that padding is seen
+    moved = np.asarray(Augment(crop=2, flip=True).move(jax.random.key(0), x))
+    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    found = set()
+    for i in range(64):
+        windows = {
+            (r, c, flip): padded[i, r : r + 6, c : c + 6][:, :: -1 if flip else 1]
+            for r in range(5)
+            for c in range(5)
+            for flip in (False, True)
+        }
+        matches = [where for where, window in windows.items() if np.array_equal(window, moved[i])]
+        assert len(matches) == 1
+        found.add(matches[0])
+    assert len(found) > 25  # drawn per image
+    assert 16 < sum(flip for *_, flip in found) < len(found) - 5
+
+
+def test_cutout_sets_one_square_to_the_mean():
+    x = jnp.ones((200, 8, 8, 2))
+    out = np.asarray(Augment(cutout=4).erase(jax.random.key(0), x))
+    holes = (out == 0).all(-1)
+    assert ((out == 0).any(-1) == holes).all()
+    areas = holes.sum((1, 2))
+    assert areas.max() == 16
+    assert areas.min() >= 4
+    for hole in holes:
+        rows, columns = hole.any(1), hole.any(0)
+        assert hole.sum() == rows.sum() * columns.sum()
+        assert rows.sum() == np.flatnonzero(rows).max() - np.flatnonzero(rows).min() + 1
+
+
+def test_augmentation_acts_only_with_a_key_and_may_be_a_function():
+    x = images(4)
+    dataset = Dataset(x, np.arange(4), augment=Augment(crop=4, flip=True, cutout=4))
+    plain = dataset.prepare(jnp.asarray(x))
+    np.testing.assert_array_equal(plain, dataclasses.replace(dataset, augment=None).prepare(jnp.asarray(x)))
+    first, second = (jax.jit(dataset.prepare)(jnp.asarray(x), jax.random.key(i)) for i in (0, 1))
+    assert not np.array_equal(first, plain)
+    assert not np.array_equal(first, second)
+    custom = dataclasses.replace(dataset, augment=lambda rng, images: images + 1)
+    np.testing.assert_allclose(custom.prepare(jnp.asarray(x), jax.random.key(0)), plain + 1)
+
+
+def test_split_and_batches_use_every_example():
+    first, second = split_indices(jax.random.key(0), 101, 0.5)
+    assert sorted([*first, *second]) == list(range(101))
+    assert len(first) == 50
+    assert sorted(first) != list(range(50))  # not as the data lie
+    batches = epoch_batches(jax.random.key(1), first, steps=10, batch_size=5)
+    assert sorted(batches.ravel()) == sorted(first)
+    more = epoch_batches(jax.random.key(1), first[:20], steps=10, batch_size=5)
+    counts = np.bincount(more.ravel(), minlength=101)[first[:20]]
+    assert set(counts.tolist()) == {2, 3}
+    assert (np.bincount(more[:4].ravel(), minlength=101)[first[:20]] == 1).all()
+
+
+X, Y = images(), np.arange(10)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: as_dataset((X, Y[:9])), "10 images.*9 labels"),
+        (lambda: as_dataset((X[:0], Y[:0])), "empty"),
+        (lambda: as_dataset((X, Y, X[:, :4], Y)), r"\(8, 8, 3\).*\(4, 8, 3\)"),
+        (lambda: as_dataset((X, Y, X.astype(float), Y)), "uint8.*float64"),
+        (lambda: Dataset(X, Y, num_classes=5), r"label 5 in y_train \(example 5, 5 such.*0 to 4"),
+        (lambda: as_dataset((X, np.minimum(Y, 4), X, Y)), "label 5 in y_test"),
+        (lambda: as_dataset((X, Y - 1)), "label -1"),
+        (lambda: as_dataset((X, Y, X)), "tuple of 3"),
+        (lambda: Dataset(X, Y, X), "only one of x_test"),
+        (lambda: as_dataset((np.arange(10), Y)), "two axes"),
+        (lambda: as_dataset((np.array([["a"]]), Y)), "dtype"),
+        (lambda: as_dataset(([[1], [1, 2]], [0, 1])), "not an array"),
+        (lambda: as_dataset((np.full((10, 2), np.nan), Y)), "NaN.*example 0"),
+        (lambda: Dataset(X[..., 0], Y, augment=STANDARD), "Augment needs images"),
+        (lambda: as_dataset({"x": X}), "a dict"),
+        (lambda: load("no_such_data_set"), "no data set 'no_such_data_set'"),
+        (lambda: load("mnist", data_dir="/nowhere"), "'mnist' is not prepared in /nowhere"),
+        (lambda: load("nowhere.npz"), "nowhere.npz: there is no such file"),
+    ],
+)
+def test_unsound_data_are_named(make, message):
+    with pytest.raises(jaxnas.DataError, match=message):
+        make()
+
+
+def test_damaged_npz_files_are_named_and_never_unpickled(tmp_path):
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(jaxnas.DataError, match=r"cut\.npz"):
+        load(tmp_path / "cut.npz")
+    np.savez(tmp_path / "objects.npz", x_train=np.array([{}], object), y_train=Y)
+    with pytest.raises(jaxnas.DataError, match=r"objects\.npz"):
+        load(tmp_path / "objects.npz")
+    np.savez(tmp_path / "other.npz", x=X)
+    with pytest.raises(jaxnas.DataError, match=r"x_train and y_train.*\['x'\]"):
+        load(tmp_path / "other.npz")
+
+
+class FakeBuilder:
+    """What tensorflow-datasets gives for a prepared set whose images differ in size."""
+
+    name = "fake"
+
+    def __init__(self, folder, sizes):
+        self.data_dir, self.sizes = folder, sizes
+        label = type("Label", (), {"num_classes": 2})()
+        self.info = type("Info", (), {"features": {"image": None, "label": label}, "splits": ["train"]})()
+
+    def as_data_source(self, split):
+        return [{"image": np.full((h, w, 1), 9, np.uint8), "label": i % 2} for i, (h, w) in enumerate(self.sizes)]
+
+
+def test_images_of_different_sizes_are_resized_on_request(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir: FakeBuilder(tmp_path, [(4, 6), (5, 5)]))
+    with pytest.raises(jaxnas.DataError, match=r"differ in shape.*image_size"):
+        load("fake")
+    dataset = load("fake", image_size=(3, 4))
+    assert dataset.x_train.shape == (2, 3, 4, 1)
+    assert (dataset.x_train == 9).all()
+    assert dataset.source == {"name": "fake", "data_dir": None, "image_size": (3, 4)}

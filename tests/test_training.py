@@ -1,0 +1,143 @@
+"""Evaluation, batch statistics and retraining."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import Block, assert_trees_close
+from flax import linen as nn
+
+import jaxnas
+from jaxnas import LayerChoice
+from jaxnas.data import Dataset
+from jaxnas.evaluation import accuracy, cross_entropy, make_evaluator, make_recalibration
+from jaxnas.runs import read_weights
+from jaxnas.training import fit, paper_optimizer
+
+
+def problem(n=203, seed=0):
+    x = np.random.RandomState(seed).randn(n, 5).astype(np.float32)
+    return x, (x.sum(1) > 0).astype(np.int32)
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        return nn.Dense(2)(nn.relu(Block(16, 0.1)(x, train=train)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 203, 500])
+def test_evaluation_counts_every_example_once(batch_size):
+    x, y = problem()
+    logits = x @ np.random.RandomState(1).randn(5, 2).astype(np.float32)
+    evaluate = make_evaluator(lambda v, arch, x: x @ v, Dataset(x, y), cross_entropy, accuracy, batch_size)
+    weights = jnp.asarray(np.random.RandomState(1).randn(5, 2), jnp.float32)
+    scores = evaluate(weights, None, jnp.asarray(x), jnp.asarray(y))
+    assert scores["accuracy"] == pytest.approx((logits.argmax(1) == y).mean(), abs=1e-6)
+    assert scores["loss"] == pytest.approx(float(cross_entropy(logits, y)), rel=1e-5)
+    some = np.array([3, 5, 8])
+    assert evaluate(weights, None, jnp.asarray(x), jnp.asarray(y), some)["accuracy"] == pytest.approx(
+        (logits[some].argmax(1) == y[some]).mean(), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
+def test_recalibrated_statistics_are_averages_of_the_batches(momentum):
+    class Norms(nn.Module):
+        @nn.compact
+        def __call__(self, x, arch, train=False):
+            layers = [nn.BatchNorm(momentum=momentum, name=f"norm{i}") for i in range(2)]
+            return LayerChoice(layers, key="k")(x, arch, use_running_average=not train)
+
+    x, y = problem(40)
+    arch = {"k": jnp.array(1)}
+    variables = Norms().init(jax.random.key(0), x, arch)
+    variables["batch_stats"]["norm0"]["mean"] += 7.0
+
+    def forward(v, arch, x):
+        return Norms().apply(v, x, arch, train=True, mutable=["batch_stats"])[1]
+
+    batches = np.arange(40).reshape(4, 10)
+    stats = make_recalibration(forward, Dataset(x, y))(variables, arch, jnp.asarray(x), batches)["batch_stats"]
+    weights = momentum ** np.arange(3, -1, -1.0)
+    weights /= weights.sum()
+    np.testing.assert_allclose(stats["norm1"]["mean"], weights @ x.reshape(4, 10, 5).mean(1), rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(stats["norm1"]["var"], weights @ x.reshape(4, 10, 5).var(1), rtol=2e-4)
+    np.testing.assert_allclose(stats["norm0"]["mean"], np.full(5, 7.0))  # not used, so kept
+
+
+def test_fit_learns_and_reports(tmp_path):
+    x, y = problem(600)
+    data = (x[:400], y[:400], x[400:], y[400:])
+    result = fit(Net(), data, epochs=15, batch_size=20, workdir=tmp_path / "fit", progress=False)
+    assert result.test_accuracy > 0.9
+    assert [record["epoch"] for record in result.history] == list(range(15))
+    last = result.history[-1]
+    assert last["train_loss"] < result.history[0]["train_loss"]
+    predicted = Net().apply(result.variables, x[400:]).argmax(-1)
+    assert result.test_accuracy == pytest.approx((predicted == y[400:]).mean(), abs=1e-6)
+    ended = json.loads((tmp_path / "fit" / "result.json").read_text())
+    assert (ended["status"], ended["test_accuracy"]) == ("finished", result.test_accuracy)
+    assert_trees_close(read_weights(tmp_path / "fit"), jax.device_get(result.variables), atol=0)
+
+
+def test_fit_starts_from_given_variables_and_leaves_them_be():
+    x, y = problem(100)
+    start = Net().init(jax.random.key(7), x)
+    copy = jax.tree.map(np.array, start)
+    options = {"epochs": 1, "batch_size": 50, "progress": False}
+    frozen = fit(Net(), (x, y), variables=start, optimizer=optax.sgd(0.0), **options)
+    assert_trees_close(frozen.variables["params"], copy["params"], atol=0)
+    assert frozen.test_accuracy is None
+    fit(Net(), (x, y), variables=start, **options)
+    assert_trees_close(start, copy, atol=0)  # not donated away
+
+
+def test_fit_is_deterministic():
+    x, y = problem(100)
+    runs = [fit(Net(), (x, y), epochs=2, batch_size=30, seed=s, progress=False) for s in (1, 1, 2)]
+    leaves = [np.concatenate([np.ravel(v) for v in jax.tree.leaves(r.variables)]) for r in runs]
+    assert leaves[0].tobytes() == leaves[1].tobytes()
+    assert leaves[0].tobytes() != leaves[2].tobytes()
+
+
+def test_paper_optimizer_falls_to_zero():
+    optimizer = paper_optimizer(epochs=2, steps_per_epoch=5)
+    state = optimizer.init(jnp.array(1.0))
+    update, state = optimizer.update(jnp.array(1.0), state, jnp.array(1.0))
+    np.testing.assert_allclose(update, -0.025 * (1 + 3e-4), rtol=1e-6)
+    for _ in range(10):
+        update, state = optimizer.update(jnp.array(0.0), state, jnp.array(0.0))
+    np.testing.assert_allclose(update, 0, atol=1e-9)
+
+
+def test_fit_stops_at_a_loss_that_is_not_finite(tmp_path):
+    x, y = problem(100)
+    optimizer = optax.sgd(optax.piecewise_constant_schedule(0.1, {5: 1e38}))
+    with pytest.raises(jaxnas.NonFiniteLossError) as caught:
+        fit(Net(), (x, y), epochs=5, batch_size=25, optimizer=optimizer, progress=False, workdir=tmp_path / "run")
+    assert caught.value.epoch == 1
+    assert len(caught.value.result.history) == 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(caught.value.result.variables))
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
+
+
+def test_bad_arguments_are_named():
+    x, y = problem(30)
+
+    class Open(nn.Module):
+        @nn.compact
+        def __call__(self, x, arch):
+            return LayerChoice([nn.Dense(2)], key="k")(x, arch)
+
+    with pytest.raises(TypeError, match="Open takes an architecture"):
+        fit(Open(), (x, y))
+    with pytest.raises(jaxnas.DataError, match="31.*30"):
+        fit(Net(), (x, y), batch_size=31)
+    with pytest.raises(jaxnas.DataError, match="5 classes.*2 logits"):
+        fit(Net(), (x, y * 4), batch_size=10)
+    with pytest.raises(ValueError, match="epochs"):
+        fit(Net(), (x, y), epochs=-1)
