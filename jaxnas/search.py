@@ -167,6 +167,8 @@ def run(
     """
     directory = RunDirectory(workdir)
     directory.start({**_settings(plan), **settings})
+    if progress is True:
+        print(f"{plan.space!r}; {plan.steps_per_epoch} steps per epoch, of which the first compiles", flush=True)
     say = print_epoch if progress is True else progress or (lambda record: None)
     started = time.perf_counter()
 

@@ -1,5 +1,6 @@
 """What several tests need."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -7,8 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from hypothesis import settings
 
 from jaxnas import InputChoice, LayerChoice
+
+# The same examples in every CI run; new ones at home.
+settings.register_profile("ci", derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -24,6 +30,7 @@ def shared_data():
 @pytest.fixture(scope="session")
 def cifar10(shared_data):
     """Real CIFAR-10."""
+    pytest.importorskip("tensorflow_datasets")
     from jaxnas.data import load
 
     return load("cifar10", data_dir=shared_data / "tfds")

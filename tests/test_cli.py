@@ -102,7 +102,7 @@ def test_errors_are_one_line_without_a_traceback(run, tmp_path):
 def test_import_needs_only_the_core():
     script = (
         "import sys, jaxnas\n"
-        "extra = {'typer', 'rich', 'sklearn', 'tensorflow_datasets', 'PIL'} & set(sys.modules)\n"
+        "extra = {'typer', 'sklearn', 'tensorflow_datasets', 'PIL'} & set(sys.modules)\n"
         "assert not extra, extra\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)

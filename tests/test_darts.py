@@ -387,7 +387,8 @@ def test_progress_may_be_a_function(capsys):
     assert [(record["epoch"], record["epochs"]) for record in seen] == [(0, 2), (1, 2)]
     darts.search(Planted, planted_data(), **{**PLANTED_OPTIONS, "epochs": 1, "progress": True})
     out = capsys.readouterr().out
-    assert out.startswith("epoch 1/1  train loss")
+    assert out.startswith("Space(3 choices, 32 architectures); 10 steps per epoch")
+    assert "epoch 1/1  train loss" in out
     assert "derived accuracy" in out
 
 

@@ -78,7 +78,7 @@ def test_fit_learns_and_reports(tmp_path):
     last = result.history[-1]
     assert last["train_loss"] < result.history[0]["train_loss"]
     predicted = Net().apply(result.variables, x[400:]).argmax(-1)
-    assert result.test_accuracy == pytest.approx((predicted == y[400:]).mean(), abs=1e-6)
+    assert result.test_accuracy == pytest.approx(float((predicted == y[400:]).mean()), abs=1e-6)
     ended = json.loads((tmp_path / "fit" / "result.json").read_text())
     assert (ended["status"], ended["test_accuracy"]) == ("finished", result.test_accuracy)
     assert_trees_close(read_weights(tmp_path / "fit"), jax.device_get(result.variables), atol=0)

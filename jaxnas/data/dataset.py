@@ -107,7 +107,8 @@ class Dataset:
 
     def example(self, batch_size: int = 1) -> jax.ShapeDtypeStruct:
         """Shape and dtype of what the model sees."""
-        raw = jax.ShapeDtypeStruct((batch_size, *self.x_train.shape[1:]), self.x_train.dtype)
+        dtype = jax.dtypes.canonicalize_dtype(self.x_train.dtype)
+        raw = jax.ShapeDtypeStruct((batch_size, *self.x_train.shape[1:]), dtype)
         return jax.eval_shape(self.prepare, raw)
 
     def save(self, path: str | os.PathLike) -> None:

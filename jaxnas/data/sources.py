@@ -84,7 +84,7 @@ def _npz(path: Path) -> Dataset:
     if not path.exists():
         raise DataError(f"{path}: there is no such file (looked in {path.resolve().parent}).")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             found = {k: file[k] for k in _SAVED if k in file}
             names = list(file)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:

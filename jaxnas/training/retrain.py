@@ -123,10 +123,10 @@ def fit(
     dataset = as_dataset(data, data_dir=data_dir)
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be an integer of at least 1; got {epochs!r}.")
-    check_batch_size(batch_size, len(dataset.x_train), "training")
     functions = functional.model_fns(model)
     if functions.takes_arch:
         raise TypeError(f"{type(model).__name__} takes an architecture; fix it first: jaxnas.apply_fixed_architecture.")
+    check_batch_size(batch_size, len(dataset.x_train), "training")
     if loss_fn is None:
         check_labels_fit(jax.eval_shape(functions.trace, dataset.example()), dataset)
     if metrics is None:
