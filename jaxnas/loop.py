@@ -96,6 +96,11 @@ def make_epoch(
     return run
 
 
+def own_buffers(state: Any) -> Any:
+    """A copy that may be donated, of strong types, so that the second step does not compile again."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, getattr(leaf, "dtype", None)), state)
+
+
 def _first_bad(metrics: dict[str, np.ndarray], watched: Sequence[str]) -> int:
     finite = np.all([np.isfinite(metrics[name]) for name in watched if name in metrics], axis=0)
     return int(np.argmin(finite))

@@ -14,6 +14,7 @@ file                      what
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ class RunDirectory:
         """
         if self.path is None:
             return
-        if (self.path / "config.json").exists():
+        if holds_run(self.path):
             raise RunError(f"{self.path} holds a run already; choose another directory, or remove this one.")
         self._write_json("config.json", {**config, "versions": versions()})
 
@@ -70,11 +71,16 @@ class RunDirectory:
             raise RunError(f"{self.path}: cannot be written: {e.strerror}.") from None
 
 
+def holds_run(path: str | os.PathLike) -> bool:
+    """Whether a directory holds work that must not be overwritten: at least one epoch, or a result."""
+    return any((Path(path) / name).exists() for name in ("history.jsonl", "result.json"))
+
+
 def fresh(path: str | os.PathLike) -> Path:
     """`path` itself if no run is there, else the first free `path-2`, `path-3`, …"""
     path, number = Path(path), 1
     candidate = path
-    while (candidate / "config.json").exists():
+    while holds_run(candidate):
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
@@ -172,7 +178,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if isinstance(value, (jax.Array, np.ndarray, np.generic)):
-        return np.asarray(value).tolist()
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no NaN
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value

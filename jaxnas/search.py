@@ -27,7 +27,7 @@ from jaxnas.evaluation import (
     make_recalibration,
 )
 from jaxnas.fixed import FixedModel, apply_fixed_architecture, inherit
-from jaxnas.loop import make_epoch
+from jaxnas.loop import make_epoch, own_buffers
 from jaxnas.progress import describe_model, non_finite_message, print_epoch
 from jaxnas.runs import RunDirectory
 from jaxnas.serialization import export
@@ -175,7 +175,7 @@ def run(
     dataset = plan.dataset
     images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     state = algorithm.init(_key(plan.seed, "init"), (dataset.example(plan.batch_size), labels[: plan.batch_size]))
-    state = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), state)  # strong types, buffers of our own
+    state = own_buffers(state)
     run_epoch = make_epoch(algorithm.step, dataset, watched=_WATCHED, steps_per_call=steps_per_call)
     validate = _make_validation(plan, images, labels)
     history: list[dict[str, Any]] = []

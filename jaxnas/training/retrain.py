@@ -20,7 +20,7 @@ from jaxnas.data import as_dataset
 from jaxnas.data.batches import check_batch_size, epoch_batches
 from jaxnas.errors import NonFiniteLossError
 from jaxnas.evaluation import LossFn, MetricsFn, accuracy, check_labels_fit, cross_entropy, make_evaluator
-from jaxnas.loop import make_epoch
+from jaxnas.loop import make_epoch, own_buffers
 from jaxnas.progress import non_finite_message, print_epoch
 from jaxnas.runs import RunDirectory
 
@@ -160,7 +160,7 @@ def fit(
     start = dict(variables if variables is not None else functions.init(init_rng, dataset.example(batch_size)))
     params = start.pop("params")
     state = TrainState(params, start, optimizer.init(params), step_rng, jnp.zeros((), jnp.int32))
-    state = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), state)  # strong types, buffers of our own
+    state = own_buffers(state)
     images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     test = None if dataset.x_test is None else (jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test))
     history: list[dict[str, Any]] = []

@@ -1,0 +1,77 @@
+"""Run directories: what is written, what is refused, what damage does."""
+
+import json
+
+import numpy as np
+import pytest
+
+import jaxnas
+from jaxnas import runs
+from jaxnas.runs import RunDirectory
+
+
+def finished(path):
+    directory = RunDirectory(path)
+    directory.start({"algorithm": "darts"})
+    directory.log({"epoch": 0, "loss": np.float32(1.5), "nan": float("nan"), "arch": {"two": (0, 1)}})
+    directory.log({"epoch": 1, "loss": 0.5})
+    directory.finish({"status": "finished"}, {"params": {"w": np.arange(3.0)}})
+    return path
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = finished(tmp_path / "run")
+    assert runs.read_config(path)["algorithm"] == "darts"
+    assert set(runs.read_config(path)["versions"]) == {"jaxnas", "jax", "flax", "optax", "device"}
+    first, second = runs.read_history(path)
+    assert first == {"epoch": 0, "loss": 1.5, "nan": None, "arch": {"two": [0, 1]}}
+    assert second["loss"] == 0.5
+    assert runs.read_result(path) == {"status": "finished"}
+    np.testing.assert_array_equal(runs.read_weights(path)["params"]["w"], np.arange(3.0))
+
+
+def test_a_run_is_not_overwritten_but_a_false_start_is(tmp_path):
+    path = finished(tmp_path / "run")
+    with pytest.raises(jaxnas.RunError, match="holds a run already"):
+        RunDirectory(path).start({})
+    assert runs.fresh(path) == tmp_path / "run-2"
+    RunDirectory(tmp_path / "false").start({"a": 1})
+    RunDirectory(tmp_path / "false").start({"a": 2})
+    assert runs.read_config(tmp_path / "false")["a"] == 2
+    assert runs.fresh(tmp_path / "false") == tmp_path / "false"
+
+
+def test_no_directory_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damage_is_named(tmp_path):
+    path = finished(tmp_path / "run")
+    history = path / "history.jsonl"
+    whole = history.read_text()
+    history.write_text(whole[:-5])  # cut off while it was written
+    assert len(runs.read_history(path)) == 1
+    history.write_text("{]\n" + whole)
+    with pytest.raises(jaxnas.RunError, match=r"history\.jsonl, line 1"):
+        runs.read_history(path)
+    weights = path / "weights.msgpack"
+    for damage in (weights.read_bytes()[:-3], b"", b"\x80\x04\x95", b"\x01"):
+        weights.write_bytes(damage)
+        with pytest.raises(jaxnas.RunError, match=r"weights\.msgpack: damaged"):
+            runs.read_weights(path)
+    (path / "result.json").write_text("[]")
+    with pytest.raises(jaxnas.RunError, match=r"result\.json.*object"):
+        runs.read_result(path)
+    (path / "config.json").write_text(json.dumps({"space": {"k": {"kind": "layer"}}}))
+    with pytest.raises(jaxnas.RunError, match="search space"):
+        runs.read_space(path)
+    with pytest.raises(jaxnas.RunError, match=r"has no config\.json"):
+        runs.read_config(tmp_path)
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(jaxnas.RunError, match=r"file.run: cannot be written"):
+        RunDirectory(tmp_path / "file" / "run").start({})
