@@ -56,6 +56,7 @@ def search_darts(
     data: Data = "digits",
     data_dir: DataDir = None,
     augment: AugmentOption = AugmentName.default,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this side, if theirs differ.")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 50,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     order: Annotated[int, typer.Option(min=1, max=2, help="1, or 2 to look one weight step ahead.")] = 1,
@@ -69,7 +70,7 @@ def search_darts(
 
     result = jaxnas.darts.search(
         _import_model(model),
-        _load_data(data, data_dir, augment),
+        _load_data(data, data_dir, augment, image_size),
         epochs=epochs,
         batch_size=batch_size,
         order=order,
@@ -184,10 +185,11 @@ def _import_model(spec: str) -> Any:
     return found
 
 
-def _load_data(data: str, data_dir: Path | None, augment: AugmentName) -> Any:
+def _load_data(data: str, data_dir: Path | None, augment: AugmentName, image_size: int | None = None) -> Any:
     from jaxnas.data import load
 
-    return _augmented(load(data, data_dir=data_dir), augment)
+    size = None if image_size is None else (image_size, image_size)
+    return _augmented(load(data, data_dir=data_dir, image_size=size), augment)
 
 
 def _same_data(config: dict[str, Any], run: Path, data_dir: Path | None, augment: AugmentName) -> Any:

@@ -172,7 +172,10 @@ def _read_split(builder: Any, split: str, image_size: tuple[int, int] | None) ->
     shapes = {image.shape for image, _ in records}
     if len(shapes) > 1:
         some = sorted(shapes)[:3]
-        raise DataError(f"{builder.name}: images differ in shape ({some}, …); give image_size=(height, width).")
+        raise DataError(
+            f"{builder.name}: images differ in shape ({some}, …); load them in one size with "
+            "jaxnas.data.load(name, image_size=(height, width)), or --image-size."
+        )
     return np.stack([image for image, _ in records]), np.array([label for _, label in records], np.int32)
 
 
