@@ -51,6 +51,15 @@ class ChoiceSpec:
     names: tuple[str, ...] | None = None
     n_chosen: int | None = 1
 
+    def __post_init__(self) -> None:
+        n, names = self.n_candidates, self.names
+        if self.kind not in (LAYER, INPUT) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"a choice is a layer or an input and has candidates; got {self.kind!r} of {n!r}.")
+        if names is not None and (len(names) != n or len(set(names)) != n):
+            raise ValueError(f"a choice of {n} needs {n} different names; got {list(names)}.")
+        if self.n_chosen is not None and not 1 <= self.n_chosen <= n:
+            raise ValueError(f"n_chosen must be None or from 1 to {n}; got {self.n_chosen!r}.")
+
     @property
     def size(self) -> int:
         """Number of decisions possible here (exact)."""

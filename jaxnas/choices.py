@@ -31,8 +31,8 @@ class LayerChoice(nn.Module):
     """One of several layers. Follows `nni.nas.pytorch.mutables.LayerChoice`.
 
     With *weights* every candidate runs and the weighted outputs are reduced; with an *index* only that
-    candidate runs (`lax.switch`, so a new index does not retrace); when *fixed* only that candidate is
-    built, and a LayerChoice that is fixed to nothing (`()`) gives None.
+    candidate runs (`lax.switch`, so a new index does not retrace; a traced one out of range is clamped); when
+    *fixed* only that candidate is built, and a LayerChoice that is fixed to nothing (`()`) gives None.
 
     Candidates may hold parameters, batch statistics, dropout and further choices. Keyword arguments of the
     call, and `arch`, reach those candidates that take them, so some may have a `train` argument and
@@ -84,8 +84,7 @@ class LayerChoice(nn.Module):
         """
         layers = _layers(self)
         options = {"arch": arch, **kwargs}
-        wanted = [functional.accepted(layer, options) for layer in layers]
-        unused = set(kwargs) - {"train"} - set().union(*wanted)
+        unused = set(kwargs) - {"train"} - set().union(*(functional.accepted(layer, options) for layer in layers))
         if unused:
             raise TypeError(f"{_title(self)}: no candidate takes the argument {sorted(unused)}.")
 
@@ -94,7 +93,7 @@ class LayerChoice(nn.Module):
         kind, value = _look_up(arch, key, spec)
 
         def run(module: LayerChoice, i: int, x: Any) -> Any:
-            return _layers(module)[i](x, **wanted[i])
+            return functional.call(_layers(module)[i], x, options)
 
         if kind == "fixed":
             output = _reduce(self.reduction, [run(self, i, x) for i in value])
@@ -112,23 +111,28 @@ class LayerChoice(nn.Module):
             outputs = [run(self, i, x) for i in range(len(labels))]
             _check_shapes(key, outputs, labels)
             return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *outputs)
-        outputs = []
-
-        def branch(i: int) -> Callable:
-            def call(module, x):
-                outputs.append(run(module, i, x))
-                return outputs[-1]
-
-            return call
-
         if len(labels) == 1:
             return run(self, 0, x)
-        try:
+        seen: list[Any] = []
+
+        def switch(finish: Callable) -> Any:
+            def branch(i: int) -> Callable:
+                return lambda module, x: finish(run(module, i, x))
+
             return nn.switch(index, [branch(i) for i in range(len(labels))], self, x)
-        except TypeError:
-            if len(outputs) == len(labels):
-                _check_shapes(key, outputs, labels)
-            raise
+
+        def look(output: Any) -> Any:
+            seen.append(output)
+            return output
+
+        try:
+            return switch(look)
+        except TypeError:  # the branches' outputs differ
+            if len(seen) < len(labels):
+                raise
+            _check_shapes(key, seen, labels)
+            dtypes = jax.tree.map(jnp.result_type, *seen)
+            return switch(lambda output: jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), output, dtypes))
 
 
 class InputChoice(nn.Module):
@@ -283,7 +287,7 @@ def _weighted(key: str, reduction: str, outputs: list[Any], weights: jax.Array, 
     """Reduces weighted outputs. The mean is over those whose weight is not zero."""
 
     def scale(leaf: jax.Array, weight: jax.Array) -> jax.Array:
-        return leaf * weight.astype(jnp.result_type(leaf))
+        return leaf * (weight.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else weight)
 
     scaled = [jax.tree.map(lambda leaf, w=w: scale(leaf, w), out) for out, w in zip(outputs, weights, strict=True)]
     return _masked(key, reduction, scaled, weights != 0, labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,6 +91,7 @@ def retrain(
     epochs: Annotated[int, typer.Option(min=1)] = 50,
     batch_size: Annotated[int, typer.Option(min=1)] = 96,
     inherit: Annotated[bool, typer.Option(help="Start from the supernet's weights.")] = False,
+    model: Annotated[str | None, typer.Option(help="The model, as module:name; default: the search's.")] = None,
     data: Annotated[str | None, typer.Option(help="Other data than the search's.")] = None,
     data_dir: DataDir = None,
     augment: AugmentOption = AugmentName.default,
@@ -101,13 +103,13 @@ def retrain(
     from jaxnas import runs
 
     config = runs.read_config(run)
-    model_fn = _import_model(config.get("model", ""))
+    model_fn = _import_model(model or config.get("model"))
     dataset = _load_data(data, data_dir, augment) if data else _same_data(config, run, data_dir, augment)
-    model = jaxnas.apply_fixed_architecture(model_fn, run / "final_arch.json")
-    variables = jaxnas.inherit(model, runs.read_weights(run), dataset.example()) if inherit else None
+    fixed = jaxnas.apply_fixed_architecture(model_fn, run / "final_arch.json")
+    variables = jaxnas.inherit(fixed, runs.read_weights(run), dataset.example()) if inherit else None
     out = out or runs.fresh(run / "retrain")
     result = jaxnas.training.fit(
-        model, dataset, epochs=epochs, batch_size=batch_size, seed=seed, variables=variables, workdir=out
+        fixed, dataset, epochs=epochs, batch_size=batch_size, seed=seed, variables=variables, workdir=out
     )
     if result.test_accuracy is None:
         print(f"trained; there are no test data. Results are in {out}.")
@@ -166,23 +168,33 @@ def _history_table(history: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _import_model(spec: str) -> Any:
+def _import_model(spec: Any) -> Callable[[], Any]:
+    """The model that `module:name` stands for, as a function of that name."""
     from jaxnas.errors import RunError
+    from jaxnas.functional import build
 
-    module_name, _, name = spec.partition(":")
-    if not module_name or not name or not module_name.replace(".", "").isidentifier():
+    module_name, _, name = str(spec).partition(":")
+    if not name or not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
         raise RunError(f"the model {spec!r} is not of the form module:name, e.g. experiments.quickstart:Net.")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+        build(found)
     except ModuleNotFoundError as e:
-        raise RunError(f"no module {e.name!r} for the model {spec!r} (looked from {Path.cwd()}).") from None
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise RunError(f"module {module_name!r} has no {name!r}.")
-        found = getattr(found, part)
-    return found
+        raise RunError(f"no module {e.name!r}, importing the model {spec!r} from {Path.cwd()}.") from None
+    except AttributeError as e:
+        raise RunError(f"the model {spec!r} is not there: {e}.") from None
+    except Exception as e:  # whatever the user's module raises
+        raise RunError(f"the model {spec!r} cannot be built: {type(e).__name__}: {e}") from e
+
+    def model_fn() -> Any:
+        return build(found)
+
+    model_fn.__module__, model_fn.__qualname__ = module_name, name  # what config.json says
+    return model_fn
 
 
 def _load_data(data: str, data_dir: Path | None, augment: AugmentName, image_size: int | None = None) -> Any:

@@ -29,6 +29,25 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     return {"accuracy": (logits.argmax(-1) == labels).mean()}
 
 
+def checked(metrics: MetricsFn) -> MetricsFn:
+    """Metrics whose result is checked: a dict of scalars, none of them called "loss"."""
+
+    def call(output: Any, labels: jax.Array) -> dict[str, jax.Array]:
+        scores = metrics(output, labels)
+        if not isinstance(scores, Mapping):
+            raise TypeError(f"metrics must return a dict {{name: scalar}}; got {type(scores).__name__}.")
+        for name, score in scores.items():
+            if name == "loss":
+                raise ValueError('a metric cannot be called "loss": the loss is reported under that name.')
+            if jnp.shape(score) != ():
+                raise ValueError(
+                    f"metric {name!r} has shape {jnp.shape(score)}; expected a scalar, a mean over the batch."
+                )
+        return {name: jnp.asarray(score) for name, score in scores.items()}
+
+    return call
+
+
 def make_evaluator(
     forward: Callable, dataset: Dataset, loss_fn: LossFn, metrics: MetricsFn, batch_size: int
 ) -> Callable:

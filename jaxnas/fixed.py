@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,21 +19,25 @@ from jaxnas.serialization import load, read_values
 from jaxnas.space import space
 
 
+@dataclasses.dataclass(frozen=True)
+class Unbound:
+    """Holds a module as a plain value: Flax would take a module in a field for a part of its owner."""
+
+    model: nn.Module
+
+
 class FixedModel(nn.Module):
     """A model with its architecture filled in: it is called without `arch`.
 
     Parameters have the names they have in the supernet; those of candidates not chosen do not exist.
 
     Attributes:
-      model: the model with open choices.
+      open: the model with open choices.
       arch: the decisions.
     """
 
-    model: nn.Module
+    open: Unbound
     arch: StaticArch
-
-    def setup(self):
-        nn.share_scope(self, self.model)
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """Calls the model. The first initialisation also checks the architecture against the model's space.
@@ -43,13 +48,15 @@ class FixedModel(nn.Module):
         if self.is_initializing():
             specs = jax.tree.map(functional.shape_of, inputs)
             with ThreadPoolExecutor(1) as apart:  # or nn.tabulate would list these calls as the model's
-                apart.submit(space, self.model.clone(parent=None), *specs).result().validate(self.arch)
-        if "train" in kwargs and not functional.accepted(self.model, {"train": None}):
+                apart.submit(space, self.open.model, *specs).result().validate(self.arch)
+        # On our own scope, so that parameters and keys have the names they have in the supernet.
+        model = self.open.model.clone(parent=self.scope, name=None)
+        if "train" in kwargs and not functional.accepted(model, {"train": None}):
             del kwargs["train"]  # so that every fixed model can be called alike
         arch = StaticArch(self.arch, root=self.path)
-        if functional.accepted(self.model, {"arch": None}):
-            return self.model(*inputs, arch=arch, **kwargs)
-        return self.model(*inputs, arch, **kwargs)
+        if functional.accepted(model, {"arch": None}):
+            return model(*inputs, arch=arch, **kwargs)
+        return model(*inputs, arch, **kwargs)
 
 
 def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Arch) -> FixedModel:
@@ -69,12 +76,16 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
         model has no choices before it has seen an input: then missing and unexpected keys, unknown names,
         indices out of range and wrong lengths raise.
     """
+    if not isinstance(architecture, (Mapping, str, os.PathLike)):
+        raise ArchitectureError(
+            f"an architecture is a dict {{key: value}} or the path of a JSON file; got {type(architecture).__name__}."
+        )
     if isinstance(architecture, Mapping):
         decisions = {k: _plain(v) for k, v in architecture.items()}
         values = read_values(decisions)
     else:
         values = load(architecture)
-    return FixedModel(functional.build(model_fn), StaticArch(values))
+    return FixedModel(Unbound(functional.build(model_fn)), StaticArch(values))
 
 
 def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any) -> dict[str, Any]:

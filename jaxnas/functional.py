@@ -36,6 +36,15 @@ class ModelFns(NamedTuple):
     module: nn.Module
     takes_arch: bool
 
+    def accepts_arch(self, n_inputs: int) -> bool:
+        """Whether the module can be called with so many inputs and an architecture."""
+        signature = inspect.signature(type(self.module).__call__)
+        try:
+            signature.bind(self.module, *[None] * (n_inputs + (not self.takes_arch)))
+        except TypeError:
+            return self.takes_arch
+        return True
+
 
 def build(model_fn: Any) -> nn.Module:
     """The module that `model_fn` is, or gives when called without arguments.
@@ -92,13 +101,36 @@ def shape_of(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
 
 
-def accepted(target: Callable, options: Mapping[str, Any]) -> dict[str, Any]:
+def call(target: Any, x: Any, options: Mapping[str, Any]) -> Any:
+    """Calls a module or function on x with those of `options` that it accepts.
+
+    The layers of a `nn.Sequential` are called one by one, so that each gets the options it accepts (Flax hands
+    all to the first).
+    """
+    if not _is_sequential(target):
+        return target(x, **accepted(target, options))
+    x = (x,)
+    for layer in target.layers:
+        if isinstance(x, dict):
+            x = layer(**x)
+        elif isinstance(x, tuple) and len(x) != 1:
+            x = layer(*x)
+        else:
+            x = call(layer, x[0] if isinstance(x, tuple) else x, options)
+    return x[0] if isinstance(x, tuple) and len(x) == 1 else x
+
+
+def _is_sequential(target: Any) -> bool:
+    return isinstance(target, nn.Module) and type(target).__call__ is nn.Sequential.__call__
+
+
+def accepted(target: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `options` that calling `target` accepts.
 
-    A `nn.Sequential` hands its keywords to its first layer, so that layer decides.
+    A `nn.Sequential` accepts what any of its layers does; see `call`.
     """
-    while isinstance(target, nn.Sequential) and target.layers:
-        target = target.layers[0]
+    if _is_sequential(target):
+        return {k: v for layer in target.layers for k, v in accepted(layer, options).items()}
     call = type(target).__call__ if isinstance(target, nn.Module) else target
     try:
         parameters = inspect.signature(call).parameters

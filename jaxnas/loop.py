@@ -47,6 +47,9 @@ def make_epoch(
       for a batch of None. `state` is donated.
     """
 
+    if steps_per_call is not None and (not isinstance(steps_per_call, int) or steps_per_call < 1):
+        raise ValueError(f"steps_per_call must be a positive integer or None; got {steps_per_call!r}.")
+
     @functools.partial(jax.jit, donate_argnums=0)
     def call(carry, rng, images, labels, first, streams):
         def one(carry, position_and_streams):

@@ -100,7 +100,7 @@ def read_space(path: str | os.PathLike) -> Space:
     try:
         found = read_config(path)["space"]
         specs = {k: ChoiceSpec(**{**v, "names": v["names"] and tuple(v["names"])}) for k, v in found.items()}
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise RunError(f"{path}: its config.json describes no search space; is it a search?") from None
     return Space(specs)
 
@@ -119,10 +119,14 @@ def read_history(path: str | os.PathLike) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError as e:
             if number < len(lines):
                 raise RunError(f"{file}, line {number}: not valid JSON: {e.msg}.") from None
+            continue
+        if not isinstance(record, dict) or "epoch" not in record:
+            raise RunError(f"{file}, line {number}: not the record of an epoch.")
+        records.append(record)
     return records
 
 

@@ -15,13 +15,14 @@ import numpy as np
 from jaxnas import functional
 from jaxnas.algorithms.base import Algorithm
 from jaxnas.data import Dataset
-from jaxnas.data.batches import check_batch_size, epoch_batches, split_indices
+from jaxnas.data.batches import check_batch_size, check_seed, epoch_batches, split_indices
 from jaxnas.errors import ArchitectureError, NonFiniteLossError
 from jaxnas.evaluation import (
     LossFn,
     MetricsFn,
     accuracy,
     check_labels_fit,
+    checked,
     cross_entropy,
     make_evaluator,
     make_recalibration,
@@ -114,6 +115,7 @@ def plan(
     """
     if not space:
         raise ArchitectureError(f"{describe_model(model_fn)} has no LayerChoice or InputChoice: nothing to search.")
+    check_seed(seed)
     least_values = {"epochs": (epochs, 1), "warmup_epochs": (warmup_epochs, 0), "validate_every": (validate_every, 1)}
     for name, (value, least) in least_values.items():
         if not isinstance(value, int) or value < least:
@@ -137,7 +139,7 @@ def plan(
         validate_every=validate_every,
         train_portion=train_portion,
         loss_fn=loss_fn or cross_entropy,
-        metrics=metrics,
+        metrics=checked(metrics),
         weight_examples=weight_examples,
         arch_examples=arch_examples,
     )

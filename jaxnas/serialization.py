@@ -67,6 +67,9 @@ def read_values(values: Any, *, source: str = "the architecture") -> dict[str, A
     """Brings the values of a decoded JSON object, or of a user's dict, to Python decisions."""
     if not isinstance(values, Mapping):
         raise ArchitectureError(f"{source}: expected an object {{key: value}}; got {type(values).__name__}.")
+    for key in values:
+        if not isinstance(key, str):
+            raise ArchitectureError(f"{source}: keys are strings; got {key!r}.")
     return {key: _from_json(key, value, source) for key, value in values.items()}
 
 
@@ -77,8 +80,12 @@ def read_json(path: str | os.PathLike) -> Any:
       FileNotFoundError, ArchitectureError: as `load`.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file (looked in {path.resolve().parent}).")
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as e:
+        raise ArchitectureError(f"{str(path)[:80]!r}: not a file name: {e}.") from None
+    if not there:
+        raise FileNotFoundError(f"{path}: there is no such file (looked in {path.parent.absolute()}).")
 
     def no_constants(name: str) -> Any:
         raise ArchitectureError(f"{path}: {name} is not allowed in JSON.")
@@ -99,6 +106,10 @@ def read_json(path: str | os.PathLike) -> Any:
         raise ArchitectureError(f"{path}: not valid JSON at line {e.lineno}, column {e.colno}: {e.msg}{cut}.") from None
     except UnicodeDecodeError as e:
         raise ArchitectureError(f"{path}: not a text file (byte {e.start} is not UTF-8).") from None
+    except ArchitectureError:
+        raise
+    except ValueError as e:  # a number of thousands of digits
+        raise ArchitectureError(f"{path}: not an architecture: {e}.") from None
     except RecursionError:
         raise ArchitectureError(f"{path}: nested too deeply to be an architecture.") from None
     except OSError as e:
@@ -135,6 +146,8 @@ def _to_json(key: Any, value: Any) -> Any:
                 "decisions of weights."
             )
         value = value.tolist()
+    if isinstance(value, (list, tuple)) and not hasattr(value, "length"):
+        value = [item.item() if isinstance(item, np.generic) else item for item in value]
     value = _from_json(key, value, "the architecture")
     return list(value) if isinstance(value, tuple) else value
 
@@ -142,7 +155,10 @@ def _to_json(key: Any, value: Any) -> Any:
 def _from_json(key: str, value: Any, source: str) -> Any:
     where = f"{source}, choice {key!r}"
     if isinstance(value, Mapping) and set(value) == {"_value", "_idx"}:
-        value = value["_idx"]
+        indices = value["_idx"] if isinstance(value["_idx"], list) else [value["_idx"]]
+        if not all(isinstance(i, int) for i in indices):
+            raise ArchitectureError(f"{where}: _idx is {value['_idx']!r}; expected an index or a list of indices.")
+        value = indices
     if isinstance(value, (int, str)) and not isinstance(value, bool):
         return value
     if not isinstance(value, (list, tuple)):

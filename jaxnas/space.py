@@ -40,6 +40,11 @@ def space(model_fn: Any, *example_inputs: Any) -> Space:
     """
     recorder = Recorder()
     model = functional.model_fns(model_fn)
+    if not model.accepts_arch(len(example_inputs)):
+        raise ArchitectureError(
+            f"{type(model.module).__name__} takes no `arch` after its {len(example_inputs)} input(s), so it has no "
+            "choices; a model with choices is called model(x, arch)."
+        )
     specs = jax.tree.map(functional.shape_of, example_inputs)
     jax.eval_shape(lambda *inputs: model.trace(*inputs, recorder), *specs)
     return Space(recorder.found)

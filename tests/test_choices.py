@@ -344,6 +344,60 @@ def test_keyword_arguments_reach_those_that_take_them(inputs):
         choice.apply({}, inputs, {"k": 0}, facter=3.0)
 
 
+@pytest.mark.parametrize("where", ["compact", "setup"])
+def test_every_layer_of_a_sequential_gets_what_it_takes(where, inputs):
+    def layers():
+        inner = LayerChoice([nn.Dense(4), nn.Dense(4)], key="inner")
+        return [nn.Sequential([nn.Dense(4), Block(), jnp.tanh, inner]), nn.Sequential([nn.Dense(4), nn.relu])]
+
+    class Net(nn.Module):
+        def setup(self):
+            self.op = LayerChoice(layers(), key="op")
+
+        def __call__(self, x, arch, train=False):
+            return self.op(x, arch, train=train)
+
+    class Compact(nn.Module):
+        @nn.compact
+        def __call__(self, x, arch, train=False):
+            return LayerChoice(layers(), key="op")(x, arch, train=train)
+
+    net = Net if where == "setup" else Compact
+    space = jaxnas.space(net, inputs)
+    assert set(space) == {"op", "inner"}
+    variables = net().init(jax.random.key(0), inputs, space.uniform())
+    arch = {"op": 0, "inner": 1}
+    outputs = []
+    for form in (space.one_hot(arch), space.sampled(arch)):
+        output, updates = net().apply(variables, inputs, form, train=True, mutable=["batch_stats"])
+        assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(updates))  # trained, not evaluated
+        outputs.append(output)
+    model = jaxnas.apply_fixed_architecture(net, arch)
+    inherited = jaxnas.inherit(model, variables, inputs)
+    outputs.append(model.apply(inherited, inputs, train=True, mutable=["batch_stats"])[0])
+    np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-6)
+    np.testing.assert_allclose(outputs[2], outputs[0], atol=1e-6)
+
+
+def test_candidates_of_different_dtypes_are_promoted(inputs):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, arch):
+            return LayerChoice([nn.Dense(3, dtype=jnp.bfloat16), identity], key="op")(x, arch)
+
+    space = jaxnas.space(Net, inputs)
+    variables = Net().init(jax.random.key(0), inputs, space.uniform())
+    for i in range(2):
+        outputs = [Net().apply(variables, inputs, form({"op": i})) for form in (space.one_hot, space.sampled)]
+        assert [o.dtype for o in outputs] == [jnp.float32] * 2
+        np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-6)
+
+
+def test_integer_outputs_are_weighted_and_not_cut_off():
+    choice = LayerChoice([lambda x: x, lambda x: 3 * x], key="k")
+    np.testing.assert_allclose(choice.apply({}, jnp.array([1]), {"k": jnp.array([0.5, 0.5])}), [2.0])
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -33,7 +33,7 @@ def test_search_leaves_a_run(run):
     assert set(arch) == {"conv1", "conv2", "skipconnect"}
     config, result = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "result"))
     assert config["data_source"] == {"name": "digits"}
-    assert config["model"] == "experiments.quickstart.net:Net"
+    assert config["model"] == MODEL
     assert result["arch"] == arch
     assert len((folder / "history.jsonl").read_text().splitlines()) == 3
 
@@ -60,11 +60,12 @@ def test_a_model_and_data_of_ones_own(tmp_path):
         "    @nn.compact\n"
         "    def __call__(self, x, arch):\n"
         "        return LayerChoice({'wide': nn.Dense(3), 'nil': nn.Dense(3, use_bias=False)}, key='k')(x, arch)\n"
+        "made = lambda: Net()\n"
     )
     x = np.random.RandomState(0).randn(300, 4).astype(np.float32)
     np.savez(tmp_path / "mine.npz", x_train=x, y_train=x[:, :3].argmax(1))
     done = jaxnas(
-        *("search", "darts", "--model", "mine:Net", "--data", "mine.npz", "--epochs", 2, "--order", 2, "--out", "r"),
+        *("search", "darts", "--model", "mine:made", "--data", "mine.npz", "--epochs", 2, "--order", 2, "--out", "r"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -82,9 +83,10 @@ def test_errors_are_one_line_without_a_traceback(run, tmp_path):
     search = ("search", "darts", "--epochs", 1, "--out")
     cases = {
         "holds a run already": (*search, folder, "--model", MODEL),
-        "has no 'Nit'": (*search, tmp_path / "a", "--model", "experiments.quickstart:Nit"),
+        "has no attribute 'Nit'": (*search, tmp_path / "a", "--model", "experiments.quickstart:Nit"),
         "no module 'nowhere'": (*search, tmp_path / "a", "--model", "nowhere:Net"),
         "not of the form module:name": (*search, tmp_path / "a", "--model", "Net"),
+        "cannot be built: TypeError": (*search, tmp_path / "a", "--model", "experiments.quickstart:run"),
         "there is no such file": (*search, tmp_path / "a", "--model", MODEL, "--data", "none.npz"),
         "larger than the weights' split": (*search, tmp_path / "a", "--model", MODEL, "--batch-size", 2000),
         "has no config.json": ("show", tmp_path),

@@ -404,10 +404,27 @@ class TwoLogits(nn.Module):
         return LayerChoice([nn.Dense(2)], key="k")(x, arch)
 
 
+@pytest.mark.parametrize("hypergradient", ["exact", "finite_difference"])
+def test_second_order_goes_through_adam_where_gradients_are_zero(hypergradient):
+    x, y = planted_data(200)
+    x[:, 0] = 0  # its weights have no gradient, and Adam's square root no slope there
+    result = darts.search(
+        TwoLogits, (x, y), epochs=2, batch_size=20, order=2, hypergradient=hypergradient, progress=False,
+        weight_optimizer=optax.adamw(1e-2),
+    )  # fmt: skip
+    assert result.history[1]["train_loss"] < result.history[0]["train_loss"]
+
+
 @pytest.mark.parametrize(
     ("model", "change", "error", "message"),
     [
         (NoChoice, {}, jaxnas.ArchitectureError, "NoChoice has no LayerChoice"),
+        (lambda: nn.Dense(2), {}, jaxnas.ArchitectureError, "Dense takes no `arch`"),
+        (TwoLogits, {"seed": 2**40}, ValueError, "seed"),
+        (TwoLogits, {"steps_per_call": 0}, ValueError, "steps_per_call"),
+        (TwoLogits, {"metrics": lambda output, y: {"loss": 0.0}}, ValueError, '"loss"'),
+        (TwoLogits, {"metrics": lambda output, y: 1.0}, TypeError, "metrics.*dict.*float"),
+        (TwoLogits, {"metrics": lambda output, y: {"m": y}}, ValueError, "'m' has shape"),
         (TwoLogits, {"batch_size": 600}, jaxnas.DataError, "600.*500"),
         (TwoLogits, {"batch_size": 0}, jaxnas.DataError, "batch_size"),
         (TwoLogits, {"epochs": 0}, ValueError, "epochs"),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ZOO_ARCH, Zoo, assert_trees_close
+from conftest import ZOO_ARCH, Block, Zoo, assert_trees_close
 from flax import linen as nn
 
 import jaxnas
@@ -52,6 +52,54 @@ def test_fixed_models_can_be_part_of_other_models(inputs):
 
     variables = Outer().init(jax.random.key(0), inputs)
     assert Outer().apply(variables, inputs).shape == (8, 1)
+
+
+class Cell(nn.Module):
+    """A choice with a default key."""
+
+    @nn.compact
+    def __call__(self, x, arch, train: bool = False):
+        return LayerChoice([Block(3), nn.Dense(3)])(x, arch, train=train)
+
+
+class Holder(nn.Module):
+    """A model that is given its parts as fields."""
+
+    body: nn.Module
+    more: tuple
+
+    @nn.compact
+    def __call__(self, x, arch, train: bool = False):
+        x = self.body(x, arch)
+        for part in self.more:
+            x = part(x, arch, train=train)
+        return nn.Dense(2)(x)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Holder(Cell(), (Cell(), LayerChoice([nn.Dense(3), nn.Dense(3)]))),
+        nn.Sequential([LayerChoice([nn.Dense(4), nn.Dense(4)]), nn.relu, nn.Dense(2)]),
+        LayerChoice([nn.Dense(4), nn.Dense(4)]),
+    ],
+)
+def test_default_keys_hold_in_fixed_models_that_are_given_their_parts(inputs, model):
+    space = jaxnas.space(model, inputs)
+    assert len(space) == (3 if isinstance(model, Holder) else 1)
+    variables = model.init(jax.random.key(0), inputs, arch=space.uniform()) if isinstance(model, Holder) else None
+    variables = variables or model.init(jax.random.key(0), inputs, space.uniform())
+    arch = dict.fromkeys(space, 1)
+    fixed = jaxnas.apply_fixed_architecture(model, arch)
+    inherited = jaxnas.inherit(fixed, variables, inputs)
+    expected = model.apply(variables, inputs, space.one_hot(arch))
+    np.testing.assert_allclose(fixed.apply(inherited, inputs), expected, atol=1e-6)
+
+
+def test_what_is_no_architecture_is_refused():
+    for wrong in (None, 3, [1], b"a.json", {1: 0}):
+        with pytest.raises(jaxnas.ArchitectureError, match="architecture"):
+            jaxnas.apply_fixed_architecture(Zoo, wrong)
 
 
 def test_train_is_accepted_by_models_that_do_not_take_it(inputs):

@@ -56,6 +56,9 @@ def test_damage_is_named(tmp_path):
     history.write_text("{]\n" + whole)
     with pytest.raises(jaxnas.RunError, match=r"history\.jsonl, line 1"):
         runs.read_history(path)
+    history.write_text("null\n" + whole)
+    with pytest.raises(jaxnas.RunError, match="not the record of an epoch"):
+        runs.read_history(path)
     weights = path / "weights.msgpack"
     for damage in (weights.read_bytes()[:-3], b"", b"\x80\x04\x95", b"\x01"):
         weights.write_bytes(damage)

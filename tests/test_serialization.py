@@ -30,7 +30,7 @@ def test_file_is_nnis_plain_form(tmp_path):
 
 
 def test_sampled_architectures_export_as_their_decisions(tmp_path):
-    arch = {"k": np.int64(2), "two": jnp.array([0, 3]), "any": jnp.array([True, False, True])}
+    arch = {"k": np.int64(2), "two": [np.int64(0), np.int32(3)], "any": jnp.array([True, False, True])}
     jaxnas.export(arch, tmp_path / "a.json")
     assert jaxnas.load(tmp_path / "a.json") == {"k": 2, "two": (0, 3), "any": (0, 2)}
 
@@ -123,6 +123,8 @@ def test_names_that_are_digits_are_written_as_indices():
         ('{"k": [true, 1]}', "'k'"),
         ('{"k": [[1]]}', "'k'"),
         ('{"k": {"a": 1}}', "'k'"),
+        ('{"k": {"_value": "a", "_idx": "b"}}', "'k'.*_idx"),
+        ('{"k": 1' + "0" * 5000 + "}", "4300 digits"),
         ("__import__('os').system('x')", "line 1, column 1"),
         ('{"k":' * 100_000, "nested too deeply|not valid JSON"),
     ],
@@ -140,6 +142,9 @@ def test_files_that_are_not_text_or_not_there(tmp_path):
         jaxnas.load(tmp_path / "binary.json")
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
         jaxnas.load(tmp_path / "none.json")
+    for name in ("a\0b", "n" * 300):
+        with pytest.raises((jaxnas.ArchitectureError, FileNotFoundError), match="not a file name|no such file"):
+            jaxnas.load(tmp_path / name)
     with pytest.raises(jaxnas.ArchitectureError, match="cannot be read"):
         jaxnas.load(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none\.json"):

@@ -204,6 +204,12 @@ def test_model_fn_may_be_a_class_a_lambda_or_an_instance(inputs):
             jaxnas.space(wrong, inputs)
 
 
+def test_specs_that_describe_no_choice_are_refused():
+    for wrong in (("foo", 2), ("layer", 0), ("layer", 2, ("a", "a")), ("layer", 2, ("a",)), ("input", 2, None, 3)):
+        with pytest.raises(ValueError, match="a choice|n_chosen"):
+            ChoiceSpec(*wrong)
+
+
 def test_models_with_several_inputs(inputs):
     class Two(nn.Module):
         @nn.compact

@@ -141,3 +141,9 @@ def test_bad_arguments_are_named():
         fit(Net(), (x, y * 4), batch_size=10)
     with pytest.raises(ValueError, match="epochs"):
         fit(Net(), (x, y), epochs=-1)
+    with pytest.raises(ValueError, match="test_every"):
+        fit(Net(), (x, y), test_every=0)
+    other = Net().init(jax.random.key(0), x[:, :4])
+    for variables, message in ((other, r"kernel.*\(4, 16\).*\(5, 16\)"), ({}, "missing")):
+        with pytest.raises(ValueError, match=message):
+            fit(Net(), (x, y), batch_size=10, variables=variables)

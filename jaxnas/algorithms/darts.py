@@ -83,7 +83,7 @@ def algorithm(
         model_rng, alpha_rng, rng = jax.random.split(rng, 3)
         alphas = init_alphas(alpha_rng, space)
         variables = dict(model.init(model_rng, functional.shape_of(sample_batch[0]), relax(space, alphas)))
-        params = variables.pop("params")
+        params = variables.pop("params", {})
         return SearchState(
             params=params,
             model_state=variables,

@@ -19,6 +19,27 @@ import jax.numpy as jnp
 import optax
 
 
+@jax.custom_vjp
+def _tame(gradients: Any) -> Any:
+    """The identity. Backwards, what is not finite becomes zero where the gradient itself is exactly zero.
+
+    There (a weight behind an input that is always zero, say) Adam's square root has an infinite slope, and
+    autodiff multiplies it by zero.
+    """
+    return gradients
+
+
+def _tame_forward(gradients: Any) -> tuple[Any, Any]:
+    return gradients, jax.tree.map(lambda g: g == 0, gradients)
+
+
+def _tame_backward(zero: Any, cotangents: Any) -> tuple[Any]:
+    return (jax.tree.map(lambda z, c: jnp.where(z & ~jnp.isfinite(c), 0, c), zero, cotangents),)
+
+
+_tame.defvjp(_tame_forward, _tame_backward)
+
+
 def first_order(train_loss: Callable, valid_loss: Callable, virtual_step: Callable) -> Callable:
     """∇α L_val(w, α): the weights are taken as they are (the paper's ξ = 0)."""
     del train_loss, virtual_step
@@ -32,7 +53,7 @@ def exact(train_loss: Callable, valid_loss: Callable, virtual_step: Callable) ->
     """
 
     def unrolled(alphas: Any, params: Any) -> tuple[jax.Array, Any]:
-        stepped = virtual_step(params, jax.grad(train_loss)(params, alphas))
+        stepped = virtual_step(params, _tame(jax.grad(train_loss)(params, alphas)))
         return valid_loss(stepped, alphas)
 
     def gradient(params: Any, alphas: Any) -> tuple[tuple[jax.Array, Any], Any]:
@@ -55,7 +76,7 @@ def finite_difference(
 
     def gradient(params: Any, alphas: Any) -> tuple[tuple[jax.Array, Any], Any]:
         weight_gradients = jax.grad(train_loss)(params, alphas)
-        stepped, back = jax.vjp(lambda g: virtual_step(params, g), weight_gradients)
+        stepped, back = jax.vjp(lambda g: virtual_step(params, _tame(g)), weight_gradients)
         value, (outer, direct) = jax.value_and_grad(valid_loss, argnums=(0, 1), has_aux=True)(stepped, alphas)
         (vector,) = back(outer)
         epsilon = radius / jnp.maximum(optax.global_norm(vector), 1e-12)

@@ -13,8 +13,8 @@ def split_indices(rng: jax.Array, n: int, fraction: float) -> tuple[np.ndarray, 
 
     Shuffled first (NNI and the DARTS code cut the data in two as it lies, which fails on sorted data).
     """
-    if not 0 < fraction < 1:
-        raise DataError(f"train_portion must lie between 0 and 1; got {fraction}.")
+    if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+        raise DataError(f"train_portion must lie between 0 and 1; got {fraction!r}.")
     order = np.asarray(jax.random.permutation(rng, n))
     cut = round(n * fraction)
     return order[:cut], order[cut:]
@@ -29,6 +29,12 @@ def epoch_batches(rng: jax.Array, examples: np.ndarray, *, steps: int, batch_siz
     orders = [np.asarray(jax.random.permutation(jax.random.fold_in(rng, i), len(examples))) for i in range(rounds)]
     flat = examples[np.concatenate(orders)[: steps * batch_size]]
     return flat.reshape(steps, batch_size).astype(np.int32)
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError unless a seed is one that JAX does not cut off."""
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer from 0 to 2^32 - 1; got {seed!r}.")
 
 
 def check_batch_size(batch_size: int, n: int, split: str) -> None:

@@ -82,7 +82,7 @@ def _describe(data: Any) -> str:
 
 def _npz(path: Path) -> Dataset:
     if not path.exists():
-        raise DataError(f"{path}: there is no such file (looked in {path.resolve().parent}).")
+        raise DataError(f"{path}: there is no such file (looked in {path.parent.absolute()}).")
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             found = {k: file[k] for k in _SAVED if k in file}

@@ -17,9 +17,9 @@ from flax import struct
 
 from jaxnas import functional
 from jaxnas.data import as_dataset
-from jaxnas.data.batches import check_batch_size, epoch_batches
+from jaxnas.data.batches import check_batch_size, check_seed, epoch_batches
 from jaxnas.errors import NonFiniteLossError
-from jaxnas.evaluation import LossFn, MetricsFn, accuracy, check_labels_fit, cross_entropy, make_evaluator
+from jaxnas.evaluation import LossFn, MetricsFn, accuracy, check_labels_fit, checked, cross_entropy, make_evaluator
 from jaxnas.loop import make_epoch, own_buffers
 from jaxnas.progress import non_finite_message, print_epoch
 from jaxnas.runs import RunDirectory
@@ -121,8 +121,10 @@ def fit(
       RunError: if `workdir` holds another run.
     """
     dataset = as_dataset(data, data_dir=data_dir)
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs must be an integer of at least 1; got {epochs!r}.")
+    check_seed(seed)
+    for name, value in (("epochs", epochs), ("test_every", test_every)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
     functions = functional.model_fns(model)
     if functions.takes_arch:
         raise TypeError(f"{type(model).__name__} takes an architecture; fix it first: jaxnas.apply_fixed_architecture.")
@@ -131,11 +133,13 @@ def fit(
         check_labels_fit(jax.eval_shape(functions.trace, dataset.example()), dataset)
     if metrics is None:
         metrics = accuracy if loss_fn is None else lambda output, labels: {}
-    loss_fn = loss_fn or cross_entropy
+    loss_fn, metrics = loss_fn or cross_entropy, checked(metrics)
 
     steps = len(dataset.x_train) // batch_size
     optimizer = optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps)
     optimizer = optax.chain(optax.clip_by_global_norm(grad_clip), optimizer) if grad_clip is not None else optimizer
+    if variables is not None:
+        _check_variables(functions, dataset.example(), variables)
     step = _make_step(functions, optimizer, loss_fn, metrics)
     evaluate = make_evaluator(
         lambda variables, _, x: functions.apply(variables, x), dataset, loss_fn, metrics, _EVALUATION_BATCH
@@ -158,7 +162,7 @@ def fit(
 
     init_rng, step_rng, epochs_rng = jax.random.split(jax.random.key(seed), 3)
     start = dict(variables if variables is not None else functions.init(init_rng, dataset.example(batch_size)))
-    params = start.pop("params")
+    params = start.pop("params", {})
     state = TrainState(params, start, optimizer.init(params), step_rng, jnp.zeros((), jnp.int32))
     state = own_buffers(state)
     images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
@@ -187,6 +191,21 @@ def fit(
     ended = {"status": "finished", "epochs": epochs, **last, "seconds": time.perf_counter() - started}
     directory.finish(ended, state.variables)
     return FitResult(state.variables, history, history[-1].get("test_accuracy"))
+
+
+def _check_variables(functions: functional.ModelFns, example: Any, variables: Mapping[str, Any]) -> None:
+    expected = jax.eval_shape(lambda: functions.init(jax.random.key(0), example))
+    wanted, given = ({k: jnp.shape(v) for k, v in _flat(tree).items()} for tree in (expected, variables))
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise ValueError(
+                f"variables do not fit the model: {name} has shape {given.get(name, 'none: it is missing')}, the model "
+                f"has {wanted.get(name, 'no such variable')}."
+            )
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(dict(tree))}
 
 
 def _make_step(
