@@ -84,7 +84,7 @@ class LayerChoice(nn.Module):
         """
         layers = _layers(self)
         options = {"arch": arch, **kwargs}
-        unused = set(kwargs) - {"train"} - set().union(*(functional.accepted(layer, options) for layer in layers))
+        unused = set(kwargs) - {"train"} - set().union(*(functional.reached(layer, options) for layer in layers))
         if unused:
             raise TypeError(f"{_title(self)}: no candidate takes the argument {sorted(unused)}.")
 

@@ -109,15 +109,21 @@ def call(target: Any, x: Any, options: Mapping[str, Any]) -> Any:
     """
     if not _is_sequential(target):
         return target(x, **accepted(target, options))
-    x = (x,)
-    for layer in target.layers:
-        if isinstance(x, dict):
+    for i, layer in enumerate(target.layers):
+        if i and isinstance(x, dict):
             x = layer(**x)
-        elif isinstance(x, tuple) and len(x) != 1:
+        elif i and isinstance(x, tuple):
             x = layer(*x)
         else:
-            x = call(layer, x[0] if isinstance(x, tuple) else x, options)
-    return x[0] if isinstance(x, tuple) and len(x) == 1 else x
+            x = call(layer, x, options)
+    return x
+
+
+def reached(target: Any, options: Mapping[str, Any]) -> set[str]:
+    """The names of those options that `call` hands to something in `target`."""
+    if _is_sequential(target):
+        return set().union(*(reached(layer, options) for layer in target.layers))
+    return set(accepted(target, options))
 
 
 def _is_sequential(target: Any) -> bool:
@@ -127,10 +133,10 @@ def _is_sequential(target: Any) -> bool:
 def accepted(target: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `options` that calling `target` accepts.
 
-    A `nn.Sequential` accepts what any of its layers does; see `call`.
+    A `nn.Sequential` hands its keywords to its first layer, so that layer decides.
     """
-    if _is_sequential(target):
-        return {k: v for layer in target.layers for k, v in accepted(layer, options).items()}
+    while _is_sequential(target) and target.layers:
+        target = target.layers[0]
     call = type(target).__call__ if isinstance(target, nn.Module) else target
     try:
         parameters = inspect.signature(call).parameters

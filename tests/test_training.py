@@ -96,6 +96,12 @@ def test_fit_starts_from_given_variables_and_leaves_them_be():
     assert_trees_close(start, copy, atol=0)  # not donated away
 
 
+def test_fit_trains_a_sequential():
+    x, y = problem(100)
+    result = fit(nn.Sequential([nn.Dense(8), Block(8), nn.Dense(2)]), (x, y), epochs=3, batch_size=20, progress=False)
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+
+
 def test_fit_is_deterministic():
     x, y = problem(100)
     runs = [fit(Net(), (x, y), epochs=2, batch_size=30, seed=s, progress=False) for s in (1, 1, 2)]
