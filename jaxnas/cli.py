@@ -49,6 +49,8 @@ AugmentOption = Annotated[
     typer.Option(help="The data set's own; nothing; crop and flip; or crop, flip and cutout of half the side."),
 ]
 
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
+
 
 @search_app.command("darts")
 def search_darts(
@@ -64,7 +66,7 @@ def search_darts(
     hypergradient: Annotated[Hypergradient, typer.Option(help="For order 2.")] = Hypergradient.exact,
     warmup_epochs: Annotated[int, typer.Option(min=0, help="Epochs that train only the weights.")] = 0,
     train_portion: Annotated[float, typer.Option(help="Share of the training data for the weights.")] = 0.5,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """DARTS (arXiv 1806.09055)."""
     import jaxnas
@@ -95,7 +97,7 @@ def retrain(
     data: Annotated[str | None, typer.Option(help="Other data than the search's.")] = None,
     data_dir: DataDir = None,
     augment: AugmentOption = AugmentName.default,
-    seed: int = 0,
+    seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Where to; default: RUN/retrain, or retrain-2, …")] = None,
 ) -> None:
     """Train what a search found, and test it."""
@@ -124,18 +126,22 @@ def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]
 
     from jaxnas import runs
     from jaxnas.algorithms.relaxation import relax
+    from jaxnas.errors import ArchitectureError, RunError
 
     config, history, space = runs.read_config(run), runs.read_history(run), runs.read_space(run)
     console = Console()
     about = f"{config.get('algorithm')} on {config.get('data')}, seed {config.get('seed')}"
-    console.print(f"[bold]{run}[/bold]: {config.get('model')}, {about}", highlight=False)
+    console.print(f"{run}: {config.get('model')}, {about}", highlight=False, markup=False)
     if not history:
         console.print("no epoch has ended yet")
         return
     last = history[-1]
     console.print(f"epoch {last['epoch'] + 1} of {config.get('epochs')}", highlight=False)
-    alphas = {key: np.asarray(values, np.float32) for key, values in last["alphas"].items()}
-    console.print(_choices_table(space, relax(space, alphas), space.fixed(last["arch"])))
+    try:
+        alphas = {key: np.asarray(last["alphas"][key], np.float32) for key in space}
+        console.print(_choices_table(space, relax(space, alphas), space.fixed(last["arch"])))
+    except (KeyError, TypeError, ArchitectureError) as e:
+        raise RunError(f"{run}: the last record of its history does not fit its space: {e}") from None
     console.print(_history_table(history))
     for folder in sorted(run.glob("retrain*/result.json")):
         ended = runs.read_result(folder.parent)
@@ -143,7 +149,9 @@ def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]
         shown = "no test data" if score is None else f"test accuracy {100 * score:.2f} %"
         start = "inherited weights" if runs.read_config(folder.parent).get("inherited") else "from scratch"
         console.print(
-            f"{folder.parent.name}: {ended['status']}, {ended['epochs']} epochs {start}, {shown}", highlight=False
+            f"{folder.parent.name}: {ended.get('status')}, {ended.get('epochs', 0)} epochs {start}, {shown}",
+            highlight=False,
+            markup=False,
         )
 
 
@@ -164,8 +172,12 @@ def _history_table(history: list[dict[str, Any]]) -> Table:
     table = Table("epoch", *(name.replace("_", "\n") for name in names))
     step = -(-len(history) // 20)
     for record in history[::-step][::-1]:
-        table.add_row(str(record["epoch"] + 1), *(f"{record[n]:.4f}" if n in record else "" for n in names))
+        table.add_row(str(record["epoch"] + 1), *(_number(record.get(name)) for name in names))
     return table
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else ""
 
 
 def _import_model(spec: Any) -> Callable[[], Any]:

@@ -101,6 +101,24 @@ def test_errors_are_one_line_without_a_traceback(run, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def test_show_copes_with_failed_and_damaged_runs(run, tmp_path):
+    folder, _ = run
+    copy = tmp_path / "[b]copy"
+    (copy / "retrain").mkdir(parents=True)
+    for name in ("config.json", "history.jsonl"):
+        (copy / name).write_text((folder / name).read_text())
+    (copy / "retrain" / "config.json").write_text("{}")
+    (copy / "retrain" / "result.json").write_text('{"status": "failed"}')
+    done = jaxnas("show", copy)
+    assert done.returncode == 0, done.stderr
+    assert "[b]copy" in done.stdout.replace("\n", "")
+    assert "retrain: failed" in done.stdout
+    (copy / "history.jsonl").write_text('{"epoch": 0}\n')
+    done = jaxnas("show", copy)
+    assert done.returncode == 1
+    assert "does not fit its space" in done.stderr
+
+
 def test_import_needs_only_the_core():
     script = (
         "import sys, jaxnas\n"
