@@ -48,8 +48,24 @@ def checked(metrics: MetricsFn) -> MetricsFn:
     return call
 
 
+def objective(
+    loss_fn: LossFn | None, metrics: MetricsFn | None, dataset: Dataset, output: Any
+) -> tuple[LossFn, MetricsFn]:
+    """The loss and the (checked) metrics that arguments `loss_fn` and `metrics` stand for.
+
+    Args:
+      loss_fn: None for cross-entropy, which the data and the model must then suit.
+      metrics: None for accuracy, or for nothing beside a `loss_fn` of one's own.
+      dataset, output: see `check_labels_fit`.
+    """
+    if loss_fn is None:
+        check_labels_fit(output, dataset)
+        return cross_entropy, checked(metrics or accuracy)
+    return loss_fn, checked(metrics or (lambda output, labels: {}))
+
+
 def make_evaluator(
-    forward: Callable, dataset: Dataset, loss_fn: LossFn, metrics: MetricsFn, batch_size: int
+    forward: Callable, dataset: Dataset, loss_fn: LossFn, metrics: MetricsFn, batch_size: int = 256
 ) -> Callable:
     """Builds a function that evaluates on any examples, every one of which counts once.
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxnas import functional
-from jaxnas.architecture import Arch, StaticArch, is_array
+from jaxnas.architecture import Arch, StaticArch
 from jaxnas.errors import ArchitectureError
 from jaxnas.serialization import load, read_values
 from jaxnas.space import space
@@ -80,11 +80,7 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
         raise ArchitectureError(
             f"an architecture is a dict {{key: value}} or the path of a JSON file; got {type(architecture).__name__}."
         )
-    if isinstance(architecture, Mapping):
-        decisions = {k: _plain(v) for k, v in architecture.items()}
-        values = read_values(decisions)
-    else:
-        values = load(architecture)
+    values = read_values(architecture) if isinstance(architecture, Mapping) else load(architecture)
     return FixedModel(Unbound(functional.build(model_fn)), StaticArch(values))
 
 
@@ -116,12 +112,3 @@ def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any
                 "cannot be inherited; train the fixed model from scratch."
             )
     return unflatten_dict({path: have[path] for path in wanted})
-
-
-def _plain(value: Any) -> Any:
-    """NumPy and JAX integers as Python ones; anything else is left for `read_values` to judge."""
-    if isinstance(value, (list, tuple)) and not hasattr(value, "length"):
-        return [_plain(item) for item in value]
-    if is_array(value):
-        value = jax.device_get(value).tolist()
-    return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,13 @@ def print_epoch(record: Mapping[str, Any]) -> None:
             parts.append(f"{name.replace('_', ' ')} {record[name]:.4f}")
     compiling = f", of it {record['compile_seconds']:.1f} s compiling" if record["compile_seconds"] > 0.5 else ""
     print("  ".join([*parts, f"({record['seconds']:.1f} s{compiling})"]), flush=True)
+
+
+def reporter(progress: bool | Callable[[dict], None]) -> Callable[[dict], None]:
+    """What to call with each epoch's record, for an argument `progress`."""
+    if callable(progress):
+        return progress
+    return print_epoch if progress else lambda record: None
 
 
 def describe_model(model_fn: Any) -> str:

@@ -14,28 +14,19 @@ import numpy as np
 
 from jaxnas import functional
 from jaxnas.algorithms.base import Algorithm
+from jaxnas.checks import check_at_least, check_batch_size, check_seed
 from jaxnas.data import Dataset
-from jaxnas.data.batches import check_batch_size, check_seed, epoch_batches, split_indices
+from jaxnas.data.batches import epoch_batches, split_indices
 from jaxnas.errors import ArchitectureError, NonFiniteLossError
-from jaxnas.evaluation import (
-    LossFn,
-    MetricsFn,
-    accuracy,
-    check_labels_fit,
-    checked,
-    cross_entropy,
-    make_evaluator,
-    make_recalibration,
-)
+from jaxnas.evaluation import LossFn, MetricsFn, make_evaluator, make_recalibration, objective
 from jaxnas.fixed import FixedModel, apply_fixed_architecture, inherit
 from jaxnas.loop import make_epoch, own_buffers
-from jaxnas.progress import describe_model, non_finite_message, print_epoch
+from jaxnas.progress import describe_model, non_finite_message, reporter
 from jaxnas.runs import RunDirectory
 from jaxnas.serialization import export
-from jaxnas.space import Space
+from jaxnas.space import Space, trace
 
 _WATCHED = ("train_loss", "valid_loss", "weight_grad_norm", "arch_grad_norm")
-_EVALUATION_BATCH = 256
 _RECALIBRATION_BATCHES = 10
 
 
@@ -96,7 +87,6 @@ class Plan:
 
 def plan(
     model_fn: Any,
-    space: Space,
     dataset: Dataset,
     *,
     epochs: int,
@@ -108,23 +98,18 @@ def plan(
     loss_fn: LossFn | None,
     metrics: MetricsFn | None,
 ) -> Plan:
-    """Checks everything that can be checked before a search, and splits the data.
+    """Finds the space, checks everything that can be checked before a search, and splits the data.
 
     Raises:
       ArchitectureError, DataError, ValueError: for what does not fit.
     """
+    space, output = trace(model_fn, dataset.example())
     if not space:
         raise ArchitectureError(f"{describe_model(model_fn)} has no LayerChoice or InputChoice: nothing to search.")
     check_seed(seed)
-    least_values = {"epochs": (epochs, 1), "warmup_epochs": (warmup_epochs, 0), "validate_every": (validate_every, 1)}
-    for name, (value, least) in least_values.items():
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}.")
-    if loss_fn is None:
-        model = functional.model_fns(model_fn)
-        check_labels_fit(jax.eval_shape(lambda x: model.trace(x, space.uniform()), dataset.example()), dataset)
-    if metrics is None:
-        metrics = accuracy if loss_fn is None else _no_metrics
+    check_at_least(1, epochs=epochs, validate_every=validate_every)
+    check_at_least(0, warmup_epochs=warmup_epochs)
+    loss_fn, metrics = objective(loss_fn, metrics, dataset, output)
     weight_examples, arch_examples = split_indices(_key(seed, "split"), len(dataset.x_train), train_portion)
     check_batch_size(batch_size, len(weight_examples), "weights'")
     check_batch_size(batch_size, len(arch_examples), "architecture's")
@@ -138,8 +123,8 @@ def plan(
         warmup_epochs=warmup_epochs,
         validate_every=validate_every,
         train_portion=train_portion,
-        loss_fn=loss_fn or cross_entropy,
-        metrics=checked(metrics),
+        loss_fn=loss_fn,
+        metrics=metrics,
         weight_examples=weight_examples,
         arch_examples=arch_examples,
     )
@@ -171,7 +156,7 @@ def run(
     directory.start({**_settings(plan), **settings})
     if progress is True:
         print(f"{plan.space!r}; {plan.steps_per_epoch} steps per epoch, of which the first compiles", flush=True)
-    say = print_epoch if progress is True else progress or (lambda record: None)
+    say = reporter(progress)
     started = time.perf_counter()
 
     dataset = plan.dataset
@@ -234,7 +219,7 @@ def _make_validation(plan: Plan, images: jax.Array, labels: jax.Array) -> Callab
         rng = jax.random.key(0)  # dropout, if any, need not vary here
         return model.apply(variables, x, arch, train=True, rngs=rng, mutable=["batch_stats"])[1]
 
-    evaluate = make_evaluator(forward, plan.dataset, plan.loss_fn, plan.metrics, _EVALUATION_BATCH)
+    evaluate = make_evaluator(forward, plan.dataset, plan.loss_fn, plan.metrics)
     recalibrate = make_recalibration(forward_train, plan.dataset)
     rows = min(_RECALIBRATION_BATCHES, plan.steps_per_epoch)
     batches = plan.weight_examples[: rows * plan.batch_size].reshape(rows, plan.batch_size)
@@ -280,7 +265,3 @@ def _settings(plan: Plan) -> dict[str, Any]:
 def _key(seed: int, purpose: str) -> jax.Array:
     """An independent key per purpose."""
     return jax.random.fold_in(jax.random.key(seed), ("init", "split", "epochs").index(purpose))
-
-
-def _no_metrics(output: Any, labels: jax.Array) -> dict[str, jax.Array]:
-    return {}

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
+import jax
 
 from jaxnas.architecture import Arch, from_multi_hot, is_array
 from jaxnas.errors import ArchitectureError
@@ -30,9 +29,7 @@ def export(arch: Arch, path: str | os.PathLike) -> None:
     Raises:
       ArchitectureError: if a value is no decision (weights are not: `Space.fixed` makes decisions of them).
     """
-    if not isinstance(arch, Mapping):
-        raise ArchitectureError(f"an architecture is a dict {{key: value}}; got {type(arch).__name__}.")
-    plain = {key: _to_json(key, value) for key, value in arch.items()}
+    plain = {key: list(v) if isinstance(v, tuple) else v for key, v in read_values(arch).items()}
     write_text(path, json.dumps(plain, indent=2, sort_keys=True))
 
 
@@ -64,13 +61,13 @@ def load(path: str | os.PathLike) -> dict[str, int | str | tuple]:
 
 
 def read_values(values: Any, *, source: str = "the architecture") -> dict[str, Any]:
-    """Brings the values of a decoded JSON object, or of a user's dict, to Python decisions."""
+    """Brings the values of a decoded JSON object, or of a user's dict with or without arrays, to Python decisions."""
     if not isinstance(values, Mapping):
         raise ArchitectureError(f"{source}: expected an object {{key: value}}; got {type(values).__name__}.")
     for key in values:
         if not isinstance(key, str):
             raise ArchitectureError(f"{source}: keys are strings; got {key!r}.")
-    return {key: _from_json(key, value, source) for key, value in values.items()}
+    return {key: _decision(key, value, source) for key, value in values.items()}
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -133,27 +130,9 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _to_json(key: Any, value: Any) -> Any:
-    if not isinstance(key, str):
-        raise ArchitectureError(f"an architecture's keys are strings; got {key!r}.")
-    if is_array(value):
-        value = np.asarray(value)
-        if value.dtype == bool:
-            value = np.flatnonzero(value)
-        elif not jnp.issubdtype(value.dtype, jnp.integer):
-            raise ArchitectureError(
-                f"choice {key!r}: got an array of {value.dtype}; expected a decision. `Space.fixed` makes "
-                "decisions of weights."
-            )
-        value = value.tolist()
-    if isinstance(value, (list, tuple)) and not hasattr(value, "length"):
-        value = [item.item() if isinstance(item, np.generic) else item for item in value]
-    value = _from_json(key, value, "the architecture")
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _from_json(key: str, value: Any, source: str) -> Any:
+def _decision(key: str, value: Any, source: str) -> Any:
     where = f"{source}, choice {key!r}"
+    value = _without_arrays(value)
     if isinstance(value, Mapping) and set(value) == {"_value", "_idx"}:
         indices = value["_idx"] if isinstance(value["_idx"], list) else [value["_idx"]]
         if not all(isinstance(i, int) for i in indices):
@@ -173,6 +152,15 @@ def _from_json(key: str, value: Any, source: str) -> Any:
     if all(isinstance(item, int) for item in value):
         value = sorted(value)
     return value[0] if len(value) == 1 else tuple(value)
+
+
+def _without_arrays(value: Any) -> Any:
+    """Arrays as Python numbers and lists; a bool array so becomes a multi-hot list."""
+    if is_array(value):
+        return jax.device_get(value).tolist()
+    if isinstance(value, (list, tuple)) and not hasattr(value, "length"):
+        return [_without_arrays(item) for item in value]
+    return value
 
 
 def _no_decision(where: str, value: Any) -> ArchitectureError:

@@ -38,6 +38,11 @@ def space(model_fn: Any, *example_inputs: Any) -> Space:
       ArchitectureError: if two choices share a key but not their candidates, or if candidates
         that are to be summed give different shapes.
     """
+    return trace(model_fn, *example_inputs)[0]
+
+
+def trace(model_fn: Any, *example_inputs: Any) -> tuple[Space, Any]:
+    """As `space`; also gives the shapes of the model's output."""
     recorder = Recorder()
     model = functional.model_fns(model_fn)
     if not model.accepts_arch(len(example_inputs)):
@@ -46,8 +51,8 @@ def space(model_fn: Any, *example_inputs: Any) -> Space:
             "choices; a model with choices is called model(x, arch)."
         )
     specs = jax.tree.map(functional.shape_of, example_inputs)
-    jax.eval_shape(lambda *inputs: model.trace(*inputs, recorder), *specs)
-    return Space(recorder.found)
+    output = jax.eval_shape(lambda *inputs: model.trace(*inputs, recorder), *specs)
+    return Space(recorder.found), output
 
 
 @jax.tree_util.register_static

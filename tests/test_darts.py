@@ -293,7 +293,7 @@ def make_plan(model, data, **options):
         "loss_fn": None,
         "metrics": None,
     }
-    return search_loop.plan(model, jaxnas.space(model, dataset.example()), dataset, **{**defaults, **options})
+    return search_loop.plan(model, dataset, **{**defaults, **options})
 
 
 def test_warmup_epochs_train_only_the_weights():

@@ -24,7 +24,6 @@ from jaxnas.data import as_dataset
 from jaxnas.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
 from jaxnas.search import SearchResult
 from jaxnas.space import Space
-from jaxnas.space import space as find_space
 
 _HYPERGRADIENTS = {"exact": hypergradients.exact, "finite_difference": hypergradients.finite_difference}
 
@@ -213,10 +212,8 @@ def search(
       RunError: if `workdir` holds another run.
     """
     dataset = as_dataset(data, data_dir=data_dir)
-    found = find_space(model_fn, dataset.example())
     plan = search_loop.plan(
         model_fn,
-        found,
         dataset,
         epochs=epochs,
         batch_size=batch_size,
@@ -229,7 +226,7 @@ def search(
     )
     pure = algorithm(
         model_fn,
-        found,
+        plan.space,
         weight_optimizer=weight_optimizer
         or paper_weight_optimizer(epochs=epochs, steps_per_epoch=plan.steps_per_epoch),
         arch_optimizer=arch_optimizer or paper_arch_optimizer(),
@@ -250,7 +247,7 @@ def search(
     return search_loop.run(
         plan,
         pure,
-        mixture=lambda state: relax(found, state.alphas),
+        mixture=lambda state: relax(plan.space, state.alphas),
         settings=settings,
         workdir=workdir,
         progress=progress,

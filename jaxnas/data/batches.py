@@ -29,17 +29,3 @@ def epoch_batches(rng: jax.Array, examples: np.ndarray, *, steps: int, batch_siz
     orders = [np.asarray(jax.random.permutation(jax.random.fold_in(rng, i), len(examples))) for i in range(rounds)]
     flat = examples[np.concatenate(orders)[: steps * batch_size]]
     return flat.reshape(steps, batch_size).astype(np.int32)
-
-
-def check_seed(seed: int) -> None:
-    """Raises ValueError unless a seed is one that JAX does not cut off."""
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer from 0 to 2^32 - 1; got {seed!r}.")
-
-
-def check_batch_size(batch_size: int, n: int, split: str) -> None:
-    """Raises DataError unless one batch fits into a split of n examples."""
-    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise DataError(f"batch_size must be a positive integer; got {batch_size!r}.")
-    if batch_size > n:
-        raise DataError(f"a batch of {batch_size} is larger than the {split} split, which has {n} examples.")

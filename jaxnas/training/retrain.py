@@ -16,16 +16,16 @@ from flax import linen as nn
 from flax import struct
 
 from jaxnas import functional
+from jaxnas.checks import check_at_least, check_batch_size, check_seed
 from jaxnas.data import as_dataset
-from jaxnas.data.batches import check_batch_size, check_seed, epoch_batches
+from jaxnas.data.batches import epoch_batches
 from jaxnas.errors import NonFiniteLossError
-from jaxnas.evaluation import LossFn, MetricsFn, accuracy, check_labels_fit, checked, cross_entropy, make_evaluator
+from jaxnas.evaluation import LossFn, MetricsFn, make_evaluator, objective
 from jaxnas.loop import make_epoch, own_buffers
-from jaxnas.progress import non_finite_message, print_epoch
+from jaxnas.progress import non_finite_message, reporter
 from jaxnas.runs import RunDirectory
 
 _WATCHED = ("train_loss", "grad_norm")
-_EVALUATION_BATCH = 256
 
 
 @struct.dataclass
@@ -122,18 +122,12 @@ def fit(
     """
     dataset = as_dataset(data, data_dir=data_dir)
     check_seed(seed)
-    for name, value in (("epochs", epochs), ("test_every", test_every)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+    check_at_least(1, epochs=epochs, test_every=test_every)
     functions = functional.model_fns(model)
     if functions.takes_arch:
         raise TypeError(f"{type(model).__name__} takes an architecture; fix it first: jaxnas.apply_fixed_architecture.")
     check_batch_size(batch_size, len(dataset.x_train), "training")
-    if loss_fn is None:
-        check_labels_fit(jax.eval_shape(functions.trace, dataset.example()), dataset)
-    if metrics is None:
-        metrics = accuracy if loss_fn is None else lambda output, labels: {}
-    loss_fn, metrics = loss_fn or cross_entropy, checked(metrics)
+    loss_fn, metrics = objective(loss_fn, metrics, dataset, jax.eval_shape(functions.trace, dataset.example()))
 
     steps = len(dataset.x_train) // batch_size
     optimizer = optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps)
@@ -141,9 +135,7 @@ def fit(
     if variables is not None:
         _check_variables(functions, dataset.example(), variables)
     step = _make_step(functions, optimizer, loss_fn, metrics)
-    evaluate = make_evaluator(
-        lambda variables, _, x: functions.apply(variables, x), dataset, loss_fn, metrics, _EVALUATION_BATCH
-    )
+    evaluate = make_evaluator(lambda variables, _, x: functions.apply(variables, x), dataset, loss_fn, metrics)
     run_epoch = make_epoch(step, dataset, watched=_WATCHED, steps_per_call=steps_per_call)
     directory = RunDirectory(workdir)
     directory.start(
@@ -157,7 +149,7 @@ def fit(
             "grad_clip": grad_clip,
         }
     )
-    say = print_epoch if progress is True else progress or (lambda record: None)
+    say = reporter(progress)
     started = time.perf_counter()
 
     init_rng, step_rng, epochs_rng = jax.random.split(jax.random.key(seed), 3)
