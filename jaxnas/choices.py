@@ -214,8 +214,7 @@ class InputChoice(nn.Module):
             output = _masked(key, self.reduction, kept, value, spec.labels)
             return _with_mask(self, output, value)
         _check_shapes(key, tensors, spec.labels)
-        stacked = jnp.stack(tensors)
-        output = _reduce(self.reduction, [stacked[value[j]] for j in range(len(value))])
+        output = _reduce(self.reduction, [_pick(tensors, value[j]) for j in range(len(value))])
         return _with_mask(self, output, jnp.zeros(n, bool).at[value].set(True))
 
     def _in_order(self, tensors: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
@@ -233,6 +232,12 @@ class InputChoice(nn.Module):
         if len(tensors) != self.n_candidates:
             raise ArchitectureError(f"{_title(self)}: takes {self.n_candidates} tensors; got {len(tensors)}.")
         return list(tensors)
+
+
+def _pick(tensors: Sequence[jax.Array], index: jax.Array) -> jax.Array:
+    """`tensors[index]`, in their common dtype. A branch reads one tensor, where stacking would copy them all."""
+    dtype = jnp.result_type(*tensors)
+    return jax.lax.switch(index, [lambda *t, i=i: t[i].astype(dtype) for i in range(len(tensors))], *tensors)
 
 
 def _layers(choice: LayerChoice) -> list[Any]:

@@ -14,6 +14,8 @@ import jax
 from flax import linen as nn
 from flax.errors import LazyInitError
 
+from jaxnas.ops import fast_convolutions
+
 Variables = Mapping[str, Any]
 """`{"params": …}` and, where a model has them, other collections such as `"batch_stats"`."""
 
@@ -84,11 +86,13 @@ def model_fns(model_fn: Any) -> ModelFns:
 
     def apply(variables, *args, train=False, rngs=None, mutable=False):
         args, options = arguments(args, {"train": train})
-        return module.apply(variables, *args, rngs=rngs, mutable=mutable, **options)
+        with fast_convolutions():
+            return module.apply(variables, *args, rngs=rngs, mutable=mutable, **options)
 
     def trace(*args):
         args, options = arguments(args, {"train": True})
-        return module.init_with_output(_streams(jax.random.key(0)), *args, **options)[0]
+        with fast_convolutions():
+            return module.init_with_output(_streams(jax.random.key(0)), *args, **options)[0]
 
     return ModelFns(init, apply, trace, module, takes_arch)
 
