@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,9 +25,27 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def accuracy(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    """`{"accuracy": share of right answers in 0..1}`."""
-    return {"accuracy": (logits.argmax(-1) == labels).mean()}
+def main_output(output: Any) -> Any:
+    """The logits of a model that returns `(logits, auxiliary logits, …)`, or its output itself."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_auxiliary(loss_fn: LossFn, weight: float = 0.4) -> LossFn:
+    """A loss that adds `weight` times that of each auxiliary head, where the model's output is a tuple of heads.
+
+    A model gives `(logits, auxiliary logits)` in training and plain logits otherwise (GoogLeNet, arXiv 1409.4842).
+    """
+
+    def loss(output: Any, labels: jax.Array) -> jax.Array:
+        main, *heads = output if isinstance(output, tuple) else (output,)
+        return loss_fn(main, labels) + weight * sum(loss_fn(head, labels) for head in heads)
+
+    return loss
+
+
+def accuracy(output: Any, labels: jax.Array) -> dict[str, jax.Array]:
+    """`{"accuracy": share of right answers in 0..1}` of logits, or of the first of a tuple of heads."""
+    return {"accuracy": (main_output(output).argmax(-1) == labels).mean()}
 
 
 def checked(metrics: MetricsFn) -> MetricsFn:
@@ -49,7 +68,7 @@ def checked(metrics: MetricsFn) -> MetricsFn:
 
 
 def objective(
-    loss_fn: LossFn | None, metrics: MetricsFn | None, dataset: Dataset, output: Any
+    loss_fn: LossFn | None, metrics: MetricsFn | None, dataset: Dataset, output: Any, *, aux_weight: float = 0.4
 ) -> tuple[LossFn, MetricsFn]:
     """The loss and the (checked) metrics that arguments `loss_fn` and `metrics` stand for.
 
@@ -57,10 +76,11 @@ def objective(
       loss_fn: None for cross-entropy, which the data and the model must then suit.
       metrics: None for accuracy, or for nothing beside a `loss_fn` of one's own.
       dataset, output: see `check_labels_fit`.
+      aux_weight: weight of auxiliary heads in the default loss; see `with_auxiliary`.
     """
     if loss_fn is None:
         check_labels_fit(output, dataset)
-        return cross_entropy, checked(metrics or accuracy)
+        return with_auxiliary(cross_entropy, aux_weight), checked(metrics or accuracy)
     return loss_fn, checked(metrics or (lambda output, labels: {}))
 
 
@@ -72,8 +92,8 @@ def make_evaluator(
     Args:
       forward: `(variables, arch, x) -> output`; a new architecture of the same kind does not recompile.
       dataset: for its normalisation.
-      loss_fn, metrics: means over a batch; they are applied example by example, so that a last, partial
-        batch weighs what it should.
+      loss_fn, metrics: applied batch by batch, the last batch being as long as what remains; means over a batch
+        so become means over the examples.
       batch_size: examples at once.
 
     Returns:
@@ -81,19 +101,22 @@ def make_evaluator(
       `images` and `labels` hold a split (raw) and `examples` the indices of those to use (all by default).
     """
 
-    def per_example(output: Any, label: jax.Array) -> dict[str, jax.Array]:
-        output, label = jax.tree.map(lambda leaf: leaf[None], (output, label))
-        return {**metrics(output, label), "loss": loss_fn(output, label)}
+    def scores(output: Any, labels: jax.Array) -> dict[str, jax.Array]:
+        return {**metrics(output, labels), "loss": loss_fn(output, labels)}
 
-    @jax.jit
-    def totals(variables, arch, images, labels, batches, counted):
+    @functools.partial(jax.jit, static_argnames="remaining")
+    def totals(variables, arch, images, labels, batches, remaining):
+        """Sums over the examples; of the last batch only the first `remaining` count."""
+
         def one(_, batch):
-            indices, counts = batch
-            output = forward(variables, arch, dataset.prepare(images[indices]))
-            values = jax.vmap(per_example)(output, labels[indices])
-            return None, {k: jnp.sum(jnp.where(counts, v, 0)) for k, v in values.items()}
+            indices, is_last = batch
+            output, y = forward(variables, arch, dataset.prepare(images[indices])), labels[indices]
+            part = jax.tree.map(lambda leaf: leaf[:remaining], (output, y))
+            whole, rest = scores(output, y), scores(*part)
+            sums = {name: jnp.where(is_last, remaining * rest[name], len(y) * whole[name]) for name in whole}
+            return None, sums
 
-        return jax.lax.scan(one, None, (batches, counted))[1]
+        return jax.lax.scan(one, None, (batches, jnp.arange(len(batches)) == len(batches) - 1))[1]
 
     def evaluate(variables, arch, images, labels, examples=None) -> dict[str, float]:
         examples = np.arange(len(images)) if examples is None else np.asarray(examples)
@@ -101,8 +124,8 @@ def make_evaluator(
         rows = -(-len(examples) // size)
         padded = np.zeros(rows * size, np.int32)
         padded[: len(examples)] = examples
-        counted = (np.arange(rows * size) < len(examples)).reshape(rows, size)
-        sums = jax.device_get(totals(variables, arch, images, labels, padded.reshape(rows, size), counted))
+        remaining = len(examples) - (rows - 1) * size
+        sums = jax.device_get(totals(variables, arch, images, labels, padded.reshape(rows, size), remaining))
         return {k: float(np.sum(v, dtype=np.float64) / len(examples)) for k, v in sums.items()}
 
     return evaluate
@@ -126,21 +149,26 @@ def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
 
     @jax.jit
     def recalibrate(variables, arch, images, batches):
-        def update(stats, indices):
-            updates = forward_train({**variables, "batch_stats": stats}, arch, dataset.prepare(images[indices]))
-            return updates["batch_stats"]
-
         old = variables["batch_stats"]
         zeros, ones = jax.tree.map(jnp.zeros_like, old), jax.tree.map(jnp.ones_like, old)
-        averaged, _ = jax.lax.scan(lambda s, b: (update(s, b), None), zeros, batches)
-        # An average moves r to m r + (1 - m) b; from r = 1 and r = 0 the difference is its momentum m.
-        momentum = jax.tree.map(jnp.subtract, update(ones, batches[0]), update(zeros, batches[0]))
 
-        def corrected(average, m, before):
-            share = 1 - m ** len(batches)
-            return jnp.where(share > 1e-6, average / jnp.maximum(share, 1e-6), before)
+        def update(stats, row):
+            indices, from_ones = row
+            stats = jax.tree.map(lambda s, one: jnp.where(from_ones, one, s), stats, ones)
+            updates = forward_train({**variables, "batch_stats": stats}, arch, dataset.prepare(images[indices]))
+            return updates["batch_stats"], updates["batch_stats"]
 
-        return {**variables, "batch_stats": jax.tree.map(corrected, averaged, momentum, old)}
+        # An average moves r to m r + (1 - m) b; after one batch from r = 1 and from r = 0 the difference is its
+        # momentum m. The batch from ones is a last row of the same scan, so that the model is compiled once.
+        count = len(batches)
+        rows = (jnp.concatenate([batches, batches[:1]]), jnp.arange(count + 1) == count)
+        _, steps = jax.lax.scan(update, zeros, rows)
+
+        def corrected(step, before):
+            share = 1 - (step[count] - step[0]) ** count
+            return jnp.where(share > 1e-6, step[count - 1] / jnp.maximum(share, 1e-6), before)
+
+        return {**variables, "batch_stats": jax.tree.map(corrected, steps, old)}
 
     return recalibrate
 
@@ -157,6 +185,7 @@ def check_labels_fit(output: Any, dataset: Dataset) -> None:
             f"{dataset.name}: y_train is {dataset.y_train.dtype}{list(dataset.y_train.shape)}; the default loss needs "
             "int class labels [N]. Give a loss_fn (and metrics) for other labels."
         )
+    output = main_output(output)
     if not hasattr(output, "shape") or len(output.shape) != 2:
         raise DataError(
             f"the model's output for a batch of one is {jax.tree.map(jnp.shape, output)}; the default loss needs "

@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 
+_SHOWN = (
+    *("train_loss", "train_accuracy", "supernet_accuracy", "reward", "entropy"),
+    *("sampled_accuracy", "derived_accuracy", "test_accuracy"),
+)
+
 
 def print_epoch(record: Mapping[str, Any]) -> None:
     """Prints one line about an epoch's record."""
     parts = [f"epoch {record['epoch'] + 1}/{record['epochs']}"]
-    for name in ("train_loss", "train_accuracy", "supernet_accuracy", "derived_accuracy", "test_accuracy"):
+    for name in _SHOWN:
         if name in record:
             parts.append(f"{name.replace('_', ' ')} {record[name]:.4f}")
     compiling = f", of it {record['compile_seconds']:.1f} s compiling" if record["compile_seconds"] > 0.5 else ""
@@ -32,13 +37,22 @@ def describe_model(model_fn: Any) -> str:
 
 
 def non_finite_message(
-    metrics: Mapping[str, np.ndarray], watched: Sequence[str], epoch: int, step: int, directory: Any
+    metrics: Mapping[str, np.ndarray],
+    watched: Sequence[str],
+    epoch: int,
+    step: int,
+    directory: Any,
+    *,
+    steps_before: int = 0,
 ) -> str:
-    """Says where a loss or gradient stopped being finite, what was kept, and what usually helps."""
+    """Says where a loss or gradient stopped being finite, what was kept, and what usually helps.
+
+    `step` is the position in `metrics`, before which the epoch had `steps_before` steps of other kinds.
+    """
     names = [name for name in watched if name in metrics and not np.isfinite(metrics[name][step])]
     kept = f", and are in {directory}" if directory is not None else ""
     return (
-        f"{' and '.join(names)} became {metrics[names[0]][step]} in epoch {epoch}, step {step} (both count from 0). "
-        f"The values from before that step are kept as `error.result`{kept}. A lower learning rate, a smaller "
-        "grad_clip, or a look at the inputs usually helps."
+        f"{' and '.join(names)} became {metrics[names[0]][step]} in epoch {epoch}, step {steps_before + step} "
+        f"(both count from 0). The values from before that step are kept as `error.result`{kept}. A lower learning "
+        "rate, a smaller grad_clip, or a look at the inputs usually helps."
     )

@@ -5,29 +5,42 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import functional
 from jaxnas.algorithms.base import Algorithm
 from jaxnas.checks import check_at_least, check_batch_size, check_seed
 from jaxnas.data import Dataset
 from jaxnas.data.batches import epoch_batches, split_indices
 from jaxnas.errors import ArchitectureError, NonFiniteLossError
-from jaxnas.evaluation import LossFn, MetricsFn, make_evaluator, make_recalibration, objective
+from jaxnas.evaluation import LossFn, MetricsFn, objective
 from jaxnas.fixed import FixedModel, apply_fixed_architecture, inherit
-from jaxnas.loop import make_epoch, own_buffers
+from jaxnas.loop import Epoch, make_epoch, own_buffers
 from jaxnas.progress import describe_model, non_finite_message, reporter
 from jaxnas.runs import RunDirectory
 from jaxnas.serialization import export
 from jaxnas.space import Space, trace
+from jaxnas.validation import RECALIBRATION_BATCHES, Validate, make_validation
 
-_WATCHED = ("train_loss", "valid_loss", "weight_grad_norm", "arch_grad_norm")
-_RECALIBRATION_BATCHES = 10
+_WATCHED = ("train_loss", "valid_loss", "reward", "weight_grad_norm", "arch_grad_norm", "controller_grad_norm")
+
+
+class Candidate(NamedTuple):
+    """An architecture that a search has scored.
+
+    Attributes:
+      arch: fixed: `{key: int | str | tuple}`.
+      score: what it was ranked by, larger is better: the mean reward on the examples it was scored on.
+      metrics: loss and metrics there.
+    """
+
+    arch: dict[str, int | str | tuple]
+    score: float
+    metrics: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +49,14 @@ class SearchResult:
 
     Attributes:
       arch: the derived architecture, fixed: `{key: int | str | tuple}`; for `jaxnas.export`.
-      alphas: `{key: float [n_candidates]}`, the logits at the end.
+      alphas: `{key: float [n_candidates]}`, the logits at the end; `{}` where an algorithm has none (ENAS).
       variables: the supernet's variables at the end, `{"params": …, …}`.
       history: one dict per epoch; see the algorithm's `search`.
       space: the space searched.
       model_fn: the model searched.
       example: shape and dtype of the model's input, batch of one.
+      state: the algorithm's state at the end, `variables` and all else.
+      candidates: the architectures scored to derive `arch`, best first; `()` where there were none (DARTS).
     """
 
     arch: dict[str, int | str | tuple]
@@ -51,6 +66,21 @@ class SearchResult:
     space: Space
     model_fn: Any
     example: jax.ShapeDtypeStruct
+    state: Any = None
+    candidates: tuple[Candidate, ...] = ()
+
+    def top(self, k: int) -> list[Candidate]:
+        """The k best architectures that were scored (fewer if fewer were), best first: `[(arch, score, metrics)]`.
+
+        Raises:
+          ValueError: if the search scored none.
+        """
+        check_at_least(1, k=k)
+        if not self.candidates:
+            raise ValueError(
+                "this search scored no architectures beside the one it derived; jaxnas.evaluate scores any."
+            )
+        return list(self.candidates[:k])
 
     def fixed_model(self) -> FixedModel:
         """The found architecture as a plain Flax module."""
@@ -97,6 +127,7 @@ def plan(
     validate_every: int,
     loss_fn: LossFn | None,
     metrics: MetricsFn | None,
+    aux_weight: float,
 ) -> Plan:
     """Finds the space, checks everything that can be checked before a search, and splits the data.
 
@@ -109,7 +140,7 @@ def plan(
     check_seed(seed)
     check_at_least(1, epochs=epochs, validate_every=validate_every)
     check_at_least(0, warmup_epochs=warmup_epochs)
-    loss_fn, metrics = objective(loss_fn, metrics, dataset, output)
+    loss_fn, metrics = objective(loss_fn, metrics, dataset, output, aux_weight=aux_weight)
     weight_examples, arch_examples = split_indices(_key(seed, "split"), len(dataset.x_train), train_portion)
     check_batch_size(batch_size, len(weight_examples), "weights'")
     check_batch_size(batch_size, len(arch_examples), "architecture's")
@@ -130,11 +161,40 @@ def plan(
     )
 
 
+class Phase(NamedTuple):
+    """A stretch of an epoch, all of whose steps get the same kinds of batch.
+
+    Attributes:
+      steps: number of steps.
+      weight_batch: examples of the weights' part of the data per step; None for none.
+      arch_batch: examples of the architecture's part per step; None for none.
+    """
+
+    steps: int
+    weight_batch: int | None
+    arch_batch: int | None
+
+
+class Review(NamedTuple):
+    """What an algorithm says of its state after an epoch.
+
+    Attributes:
+      arch: the architecture that would be derived now.
+      record: what goes into the history: scores, and `probabilities` `{key: [n_candidates]}`.
+      candidates: the architectures scored for it, best first.
+    """
+
+    arch: dict[str, Any]
+    record: dict[str, Any]
+    candidates: tuple[Candidate, ...] = ()
+
+
 def run(
     plan: Plan,
     algorithm: Algorithm,
     *,
-    mixture: Callable[[Any], Mapping[str, jax.Array]],
+    phases: Callable[[int], Sequence[Phase]],
+    review: Callable[..., Review],
     settings: Mapping[str, Any],
     workdir: str | os.PathLike | None,
     progress: bool | Callable[[dict], None],
@@ -144,8 +204,10 @@ def run(
 
     Args:
       plan: from `plan`.
-      algorithm: its state has `variables` and `alphas`.
-      mixture: `(state) -> arch` of weights, by which the supernet is validated.
+      algorithm: its state has `variables`.
+      phases: `(epoch) -> ` what the epoch consists of.
+      review: `(state, validate, rng, *, last) -> Review`, called after every epoch; `validate` scores on the
+        architecture's part of the data (see `jaxnas.validation`), or is None where the epoch is not validated.
       settings: what to write to `config.json` besides the plan.
       workdir, progress, steps_per_call: see `jaxnas.darts.search`.
 
@@ -155,7 +217,8 @@ def run(
     directory = RunDirectory(workdir)
     directory.start({**_settings(plan), **settings})
     if progress is True:
-        print(f"{plan.space!r}; {plan.steps_per_epoch} steps per epoch, of which the first compiles", flush=True)
+        steps = " + ".join(str(phase.steps) for phase in phases(plan.epochs - 1))
+        print(f"{plan.space!r}; {steps} steps per epoch, of which the first compiles", flush=True)
     say = reporter(progress)
     started = time.perf_counter()
 
@@ -164,34 +227,43 @@ def run(
     state = algorithm.init(_key(plan.seed, "init"), (dataset.example(plan.batch_size), labels[: plan.batch_size]))
     state = own_buffers(state)
     run_epoch = make_epoch(algorithm.step, dataset, watched=_WATCHED, steps_per_call=steps_per_call)
-    validate = _make_validation(plan, images, labels)
+    validate = _validation(plan, images, labels)
     history: list[dict[str, Any]] = []
 
-    def result() -> SearchResult:
+    def result(arch: dict[str, Any], candidates: tuple[Candidate, ...] = ()) -> SearchResult:
         return SearchResult(
-            arch=algorithm.derive(state),
-            alphas=jax.device_get(state.alphas),
+            arch=arch,
+            alphas=jax.device_get(getattr(state, "alphas", {})),
             variables=state.variables,
             history=history,
             space=plan.space,
             model_fn=plan.model_fn,
             example=dataset.example(),
+            state=state,
+            candidates=candidates,
         )
 
+    found = Review({}, {})
     for epoch in range(plan.epochs):
         epoch_started = time.perf_counter()
-        shuffle_rng, augment_rng = jax.random.split(jax.random.fold_in(_key(plan.seed, "epochs"), epoch))
-        streams = _streams(plan, shuffle_rng, warm=epoch < plan.warmup_epochs)
-        state, metrics, bad_step, compile_seconds = run_epoch(state, augment_rng, images, labels, streams)
-        if bad_step is not None:
-            _stop_non_finite(directory, result(), epoch, bad_step, metrics)
-        arch = algorithm.derive(state)
-        record: dict[str, Any] = {"epoch": epoch, **{name: float(values.mean()) for name, values in metrics.items()}}
-        if (epoch + 1) % plan.validate_every == 0 or epoch + 1 == plan.epochs:
-            record |= validate(state.variables, mixture(state), arch)
+        epoch_rng = jax.random.fold_in(_key(plan.seed, "epochs"), epoch)
+        record: dict[str, Any] = {"epoch": epoch}
+        compile_seconds, steps_before = 0.0, 0
+        for i, phase in enumerate(phases(epoch)):
+            shuffle_rng, augment_rng, review_rng = jax.random.split(jax.random.fold_in(epoch_rng, i), 3)
+            ran = run_epoch(state, augment_rng, images, labels, _streams(plan, shuffle_rng, phase))
+            state, compile_seconds = ran.state, compile_seconds + ran.compile_seconds
+            if ran.bad_step is not None:
+                last_good = result(algorithm.derive(state))
+                _stop_non_finite(directory, last_good, epoch, steps_before, ran)
+            record |= {name: float(values.mean()) for name, values in ran.metrics.items()}
+            steps_before += phase.steps
+        last = epoch + 1 == plan.epochs
+        validated = last or (epoch + 1) % plan.validate_every == 0
+        found = review(state, validate if validated else None, review_rng, last=last)
         record |= {
-            "arch": arch,
-            "alphas": {key: np.asarray(value).tolist() for key, value in state.alphas.items()},
+            **found.record,
+            "arch": found.arch,
             "seconds": time.perf_counter() - epoch_started,
             "compile_seconds": compile_seconds,
         }
@@ -199,54 +271,47 @@ def run(
         directory.log(record)
         say({**record, "epochs": plan.epochs})
 
-    found = result()
     if directory.path is not None:
         export(found.arch, directory.path / "final_arch.json")
     scores = {k: v for k, v in history[-1].items() if isinstance(v, float) and not k.endswith("seconds")}
     summary = {"status": "finished", "arch": found.arch, "epochs": plan.epochs, **scores}
-    directory.finish({**summary, "seconds": time.perf_counter() - started}, found.variables)
-    return found
+    candidates = [candidate._asdict() for candidate in found.candidates]
+    ended = {**summary, "seconds": time.perf_counter() - started, "candidates": candidates}
+    directory.finish(ended, state.variables)
+    return result(found.arch, found.candidates)
 
 
-def _make_validation(plan: Plan, images: jax.Array, labels: jax.Array) -> Callable:
-    """Builds (variables, mixture, derived arch) -> scores of both on the architecture's part of the data."""
-    model = functional.model_fns(plan.model_fn)
-
-    def forward(variables: Any, arch: Any, x: jax.Array) -> Any:
-        return model.apply(variables, x, arch)
-
-    def forward_train(variables: Any, arch: Any, x: jax.Array) -> Any:
-        rng = jax.random.key(0)  # dropout, if any, need not vary here
-        return model.apply(variables, x, arch, train=True, rngs=rng, mutable=["batch_stats"])[1]
-
-    evaluate = make_evaluator(forward, plan.dataset, plan.loss_fn, plan.metrics)
-    recalibrate = make_recalibration(forward_train, plan.dataset)
-    rows = min(_RECALIBRATION_BATCHES, plan.steps_per_epoch)
-    batches = plan.weight_examples[: rows * plan.batch_size].reshape(rows, plan.batch_size)
-
-    def validate(variables: Any, mixed: Any, derived: Any) -> dict[str, float]:
-        # One-hot weights, not an index: the same compiled program evaluates both.
-        one_hot = plan.space.one_hot(derived)
-        scores = evaluate(variables, mixed, images, labels, plan.arch_examples)
-        alone = recalibrate(variables, one_hot, images, batches) if "batch_stats" in variables else variables
-        derived_scores = evaluate(alone, one_hot, images, labels, plan.arch_examples)
-        return {
-            **{f"supernet_{name}": value for name, value in scores.items()},
-            **{f"derived_{name}": value for name, value in derived_scores.items()},
-        }
-
-    return validate
+def _validation(plan: Plan, images: jax.Array, labels: jax.Array) -> Validate:
+    rows = min(RECALIBRATION_BATCHES, plan.steps_per_epoch)
+    return make_validation(
+        plan.model_fn,
+        plan.dataset,
+        plan.loss_fn,
+        plan.metrics,
+        images=images,
+        labels=labels,
+        examples=plan.arch_examples,
+        calibration_images=images,
+        calibration_batches=plan.weight_examples[: rows * plan.batch_size].reshape(rows, plan.batch_size),
+        batch_size=plan.batch_size,
+    )
 
 
-def _streams(plan: Plan, rng: jax.Array, *, warm: bool) -> tuple[np.ndarray, np.ndarray | None]:
+def _streams(plan: Plan, rng: jax.Array, phase: Phase) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def stream(rng: jax.Array, examples: np.ndarray, size: int | None) -> np.ndarray | None:
+        return None if size is None else epoch_batches(rng, examples, steps=phase.steps, batch_size=size)
+
     weight_rng, arch_rng = jax.random.split(rng)
-    shape = {"steps": plan.steps_per_epoch, "batch_size": plan.batch_size}
-    weights = epoch_batches(weight_rng, plan.weight_examples, **shape)
-    return weights, None if warm else epoch_batches(arch_rng, plan.arch_examples, **shape)
+    return (
+        stream(weight_rng, plan.weight_examples, phase.weight_batch),
+        stream(arch_rng, plan.arch_examples, phase.arch_batch),
+    )
 
 
-def _stop_non_finite(directory: RunDirectory, last_good: SearchResult, epoch: int, step: int, metrics: Mapping) -> None:
-    message = non_finite_message(metrics, _WATCHED, epoch, step, directory.path)
+def _stop_non_finite(directory: RunDirectory, last_good: SearchResult, epoch: int, before: int, ran: Epoch) -> None:
+    assert ran.bad_step is not None
+    step = before + ran.bad_step
+    message = non_finite_message(ran.metrics, _WATCHED, epoch, ran.bad_step, directory.path, steps_before=before)
     failed = {"status": "failed", "error": message, "epoch": epoch, "step": step}
     directory.finish({**failed, "arch": last_good.arch, "alphas": last_good.alphas}, last_good.variables)
     raise NonFiniteLossError(message, epoch=epoch, step=step, result=last_good)

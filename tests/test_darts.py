@@ -292,6 +292,7 @@ def make_plan(model, data, **options):
         "validate_every": 1,
         "loss_fn": None,
         "metrics": None,
+        "aux_weight": 0.4,
     }
     return search_loop.plan(model, dataset, **{**defaults, **options})
 

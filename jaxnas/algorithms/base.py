@@ -27,22 +27,19 @@ class Algorithm(NamedTuple):
 
 @struct.dataclass
 class SearchState:
-    """The whole state of a differentiable search: a pytree.
+    """What the state of every one-shot search has: a pytree, to which algorithms add their own fields.
 
     Attributes:
       params: the supernet's weights, as the model has them.
       model_state: its other collections (such as `batch_stats`), `{}` if none.
-      alphas: `{key: float32 [n_candidates]}`, the logits of each choice.
-      weight_opt_state, arch_opt_state: optax states of the two levels.
+      weight_opt_state: optax state of the weights.
       rng: key `[]`, from which each step's key is made.
       step: int32 `[]`, steps done.
     """
 
     params: Any
     model_state: Any
-    alphas: dict[str, jax.Array]
     weight_opt_state: optax.OptState
-    arch_opt_state: optax.OptState
     rng: jax.Array
     step: jax.Array
 

@@ -14,18 +14,34 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from jaxnas import functional
 from jaxnas import search as search_loop
 from jaxnas.algorithms import hypergradient as hypergradients
 from jaxnas.algorithms.base import Algorithm, SearchState
 from jaxnas.algorithms.relaxation import discretize, init_alphas, relax
+from jaxnas.algorithms.supernet import supernet
 from jaxnas.data import as_dataset
 from jaxnas.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
-from jaxnas.search import SearchResult
+from jaxnas.search import Phase, Review, SearchResult
 from jaxnas.space import Space
+from jaxnas.validation import Validate
 
 _HYPERGRADIENTS = {"exact": hypergradients.exact, "finite_difference": hypergradients.finite_difference}
+
+
+@struct.dataclass
+class DartsState(SearchState):
+    """State of a DARTS search.
+
+    Attributes:
+      alphas: `{key: float32 [n_candidates]}`, the logits of each choice.
+      arch_opt_state: optax state of the alphas.
+    """
+
+    alphas: dict[str, jax.Array]
+    arch_opt_state: optax.OptState
 
 
 def paper_weight_optimizer(*, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -63,7 +79,7 @@ def algorithm(
     momentum, weight decay and learning rate, and without `grad_clip`, as in the paper's code.
 
     Returns:
-      `Algorithm(init, step, derive)` over a `SearchState`. Metrics of a step: `train_loss`,
+      `Algorithm(init, step, derive)` over a `DartsState`. Metrics of a step: `train_loss`,
       `train_<metric>`, `weight_grad_norm` (before clipping), and `valid_loss`, `valid_<metric>`,
       `arch_grad_norm` if the architecture was updated.
 
@@ -76,14 +92,14 @@ def algorithm(
         raise ValueError(f"hypergradient must be one of {sorted(_HYPERGRADIENTS)}; got {hypergradient!r}.")
     make_gradient = hypergradients.first_order if order == 1 else _HYPERGRADIENTS[hypergradient]
     model = functional.model_fns(model_fn)
-    clip = optax.identity() if grad_clip is None else optax.clip_by_global_norm(grad_clip)
+    weights = supernet(model, optimizer=weight_optimizer, grad_clip=grad_clip, loss_fn=loss_fn, metrics=metrics)
 
-    def init(rng: jax.Array, sample_batch: Any) -> SearchState:
+    def init(rng: jax.Array, sample_batch: Any) -> DartsState:
         model_rng, alpha_rng, rng = jax.random.split(rng, 3)
         alphas = init_alphas(alpha_rng, space)
         variables = dict(model.init(model_rng, functional.shape_of(sample_batch[0]), relax(space, alphas)))
         params = variables.pop("params", {})
-        return SearchState(
+        return DartsState(
             params=params,
             model_state=variables,
             alphas=alphas,
@@ -93,54 +109,33 @@ def algorithm(
             step=jnp.zeros((), jnp.int32),
         )
 
-    def step(state: SearchState, train_batch: Any, valid_batch: Any) -> tuple[SearchState, dict[str, jax.Array]]:
+    def step(state: DartsState, train_batch: Any, valid_batch: Any) -> tuple[DartsState, dict[str, jax.Array]]:
         weight_rng, arch_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
-
-        def loss(params: Any, alphas: Any, batch: Any, rng: jax.Array) -> tuple[jax.Array, Any]:
-            x, y = batch
-            variables = {"params": params, **state.model_state}
-            output, updates = model.apply(
-                variables, x, relax(space, alphas), train=True, rngs=rng, mutable=list(state.model_state)
-            )
-            return loss_fn(output, y), (metrics(output, y), updates)
-
-        def virtual_step(params: Any, gradients: Any) -> Any:
-            updates, _ = weight_optimizer.update(gradients, state.weight_opt_state, params)
-            return optax.apply_updates(params, updates)
-
         report: dict[str, jax.Array] = {}
-        alphas, arch_opt_state = state.alphas, state.arch_opt_state
         if valid_batch is not None:
+
+            def loss(params: Any, alphas: Any, batch: Any, rng: jax.Array) -> tuple[jax.Array, Any]:
+                return weights.loss(params, state.model_state, relax(space, alphas), batch, rng)
+
+            def virtual_step(params: Any, gradients: Any) -> Any:
+                updates, _ = weight_optimizer.update(gradients, state.weight_opt_state, params)
+                return optax.apply_updates(params, updates)
+
             gradient = make_gradient(
                 lambda params, alphas: loss(params, alphas, train_batch, weight_rng)[0],
                 lambda params, alphas: loss(params, alphas, valid_batch, arch_rng),
                 virtual_step,
             )
-            (valid_loss, (scores, _)), arch_gradients = gradient(state.params, alphas)
-            updates, arch_opt_state = arch_optimizer.update(arch_gradients, arch_opt_state, alphas)
-            alphas = optax.apply_updates(alphas, updates)
-            report |= {"valid_loss": valid_loss, "arch_grad_norm": optax.global_norm(arch_gradients)}
+            (valid_loss, (scores, _)), gradients = gradient(state.params, state.alphas)
+            updates, arch_opt_state = arch_optimizer.update(gradients, state.arch_opt_state, state.alphas)
+            state = state.replace(alphas=optax.apply_updates(state.alphas, updates), arch_opt_state=arch_opt_state)  # type: ignore[attr-defined]
+            report |= {"valid_loss": valid_loss, "arch_grad_norm": optax.global_norm(gradients)}
             report |= {f"valid_{name}": score for name, score in scores.items()}
 
-        (train_loss, (scores, model_state)), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.params, alphas, train_batch, weight_rng
-        )
-        clipped, _ = clip.update(gradients, clip.init(state.params))
-        updates, weight_opt_state = weight_optimizer.update(clipped, state.weight_opt_state, state.params)
-        report |= {"train_loss": train_loss, "weight_grad_norm": optax.global_norm(gradients)}
-        report |= {f"train_{name}": score for name, score in scores.items()}
-        new = SearchState(
-            params=optax.apply_updates(state.params, updates),
-            model_state={**state.model_state, **model_state},
-            alphas=alphas,
-            weight_opt_state=weight_opt_state,
-            arch_opt_state=arch_opt_state,
-            rng=state.rng,
-            step=state.step + 1,
-        )
-        return new, report
+        state, trained = weights.train(state, relax(space, state.alphas), train_batch, weight_rng)
+        return state.replace(step=state.step + 1), report | trained  # type: ignore[attr-defined]
 
-    def derive(state: SearchState) -> dict[str, Any]:
+    def derive(state: DartsState) -> dict[str, Any]:
         return discretize(space, jax.device_get(state.alphas))
 
     return Algorithm(init, step, derive)
@@ -159,6 +154,7 @@ def search(
     arch_optimizer: optax.GradientTransformation | None = None,
     loss_fn: LossFn | None = None,
     metrics: MetricsFn | None = None,
+    aux_weight: float = 0.4,
     warmup_epochs: int = 0,
     grad_clip: float | None = 5.0,
     train_portion: float = 0.5,
@@ -188,6 +184,7 @@ def search(
       arch_optimizer: any optax optimiser. Default: `darts.paper_arch_optimizer`, Adam 3e-4.
       loss_fn: (output, labels) -> scalar mean. Default: cross-entropy of logits.
       metrics: (output, labels) -> {name: scalar mean}. Default: accuracy.
+      aux_weight: weight of auxiliary heads in the default loss, where the model returns a tuple in training.
       warmup_epochs: epochs at the start in which only the weights are trained.
       grad_clip: largest global norm of the weights' gradient, or None.
       train_portion: share of the training data that trains the weights; the rest trains the architecture
@@ -201,9 +198,9 @@ def search(
 
     Returns:
       A `SearchResult`. Each record of its history has the means of the step metrics (see `algorithm`),
-      `alphas`, the derived `arch`, and, where it was validated, `supernet_loss` and `supernet_<metric>` of
-      the mixture and `derived_loss` and `derived_<metric>` of the derived architecture with the same weights
-      (its batch statistics recomputed).
+      `alphas`, the `probabilities` they stand for, the derived `arch`, and, where it was validated,
+      `supernet_loss` and `supernet_<metric>` of the mixture and `derived_loss` and `derived_<metric>` of the
+      derived architecture with the same weights (its batch statistics recomputed).
 
     Raises:
       ArchitectureError: if the model has no choices, or they are unsound.
@@ -223,6 +220,7 @@ def search(
         validate_every=validate_every,
         loss_fn=loss_fn,
         metrics=metrics,
+        aux_weight=aux_weight,
     )
     pure = algorithm(
         model_fn,
@@ -241,15 +239,36 @@ def search(
         "order": order,
         "hypergradient": hypergradient if order == 2 else None,
         "grad_clip": grad_clip,
+        "aux_weight": aux_weight,
         "weight_optimizer": "paper" if weight_optimizer is None else "custom",
         "arch_optimizer": "paper" if arch_optimizer is None else "custom",
     }
+
+    def phases(epoch: int) -> list[Phase]:
+        return [Phase(plan.steps_per_epoch, batch_size, None if epoch < warmup_epochs else batch_size)]
+
+    def review(state: DartsState, validate: Validate | None, rng: jax.Array, *, last: bool) -> Review:
+        arch, mixture = pure.derive(state), relax(plan.space, state.alphas)
+        record: dict[str, Any] = {"alphas": _lists(state.alphas), "probabilities": _lists(mixture)}
+        if validate is not None:
+            mixed = validate(state.variables, mixture)
+            # One-hot weights, not an index: the same compiled program evaluates both.
+            derived = validate(state.variables, plan.space.one_hot(arch), recalibrate=True)
+            record |= {f"supernet_{name}": value for name, value in mixed.items()}
+            record |= {f"derived_{name}": value for name, value in derived.items()}
+        return Review(arch, record)
+
     return search_loop.run(
         plan,
         pure,
-        mixture=lambda state: relax(plan.space, state.alphas),
+        phases=phases,
+        review=review,
         settings=settings,
         workdir=workdir,
         progress=progress,
         steps_per_call=steps_per_call,
     )
+
+
+def _lists(arrays: dict[str, jax.Array]) -> dict[str, list[float]]:
+    return {key: value.tolist() for key, value in jax.device_get(arrays).items()}

@@ -89,6 +89,7 @@ def fit(
     optimizer: optax.GradientTransformation | None = None,
     loss_fn: LossFn | None = None,
     metrics: MetricsFn | None = None,
+    aux_weight: float = 0.4,
     grad_clip: float | None = 5.0,
     data_dir: str | os.PathLike | None = None,
     workdir: str | os.PathLike | None = None,
@@ -108,6 +109,7 @@ def fit(
       optimizer: any optax optimiser. Default: `paper_optimizer`.
       loss_fn: (output, labels) -> scalar mean. Default: cross-entropy of logits.
       metrics: (output, labels) -> {name: scalar mean}. Default: accuracy.
+      aux_weight: weight of auxiliary heads in the default loss, where the model returns a tuple in training.
       grad_clip: largest global norm of the gradient, or None.
       data_dir: where a data set named in `data` lies.
       workdir: directory for `config.json`, `history.jsonl`, `result.json` and `weights.msgpack`.
@@ -127,7 +129,8 @@ def fit(
     if functions.takes_arch:
         raise TypeError(f"{type(model).__name__} takes an architecture; fix it first: jaxnas.apply_fixed_architecture.")
     check_batch_size(batch_size, len(dataset.x_train), "training")
-    loss_fn, metrics = objective(loss_fn, metrics, dataset, jax.eval_shape(functions.trace, dataset.example()))
+    output = jax.eval_shape(functions.trace, dataset.example())
+    loss_fn, metrics = objective(loss_fn, metrics, dataset, output, aux_weight=aux_weight)
 
     steps = len(dataset.x_train) // batch_size
     optimizer = optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps)
