@@ -11,20 +11,22 @@ Describe a model with open choices, search, export, apply, retrain:
 __version__ = "0.1.0"
 
 from jaxnas import data, training
-from jaxnas.algorithms import darts
+from jaxnas.algorithms import darts, enas
 from jaxnas.algorithms.base import Algorithm
 from jaxnas.architecture import ChoiceSpec
 from jaxnas.choices import NO_KEY, InputChoice, LayerChoice
 from jaxnas.errors import ArchitectureError, DataError, NonFiniteLossError, RunError
 from jaxnas.fixed import apply_fixed_architecture, inherit
-from jaxnas.search import SearchResult
+from jaxnas.search import Candidate, SearchResult
 from jaxnas.serialization import export, load
 from jaxnas.space import Space, space
+from jaxnas.validation import evaluate
 
 __all__ = [
     "NO_KEY",
     "Algorithm",
     "ArchitectureError",
+    "Candidate",
     "ChoiceSpec",
     "DataError",
     "InputChoice",
@@ -36,6 +38,8 @@ __all__ = [
     "apply_fixed_architecture",
     "darts",
     "data",
+    "enas",
+    "evaluate",
     "export",
     "inherit",
     "load",
