@@ -10,7 +10,7 @@ Describe a model with open choices, search, export, apply, retrain:
 
 __version__ = "0.1.0"
 
-from jaxnas import data, training
+from jaxnas import data, spaces, training
 from jaxnas.algorithms import darts, enas
 from jaxnas.algorithms.base import Algorithm
 from jaxnas.architecture import ChoiceSpec
@@ -44,5 +44,6 @@ __all__ = [
     "inherit",
     "load",
     "space",
+    "spaces",
     "training",
 ]

@@ -12,9 +12,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.enas", description=__doc__)
     parser.add_argument("space", choices=["macro", "micro"])
     parser.add_argument("--small", action="store_true", help="a smaller net, fewer images and epochs: minutes on a CPU")
-    parser.add_argument("--data", default="cifar10", help="cifar10, or an .npz file of it (see jaxnas.data.Dataset.save)")
+    parser.add_argument(
+        "--data", default="cifar10", help="cifar10, or an .npz file of it (see jaxnas.data.Dataset.save)"
+    )
     parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
-    parser.add_argument("--minutes", type=float, default=9.0, help="stop in time; the same command goes on (default: 9)")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="stop in time; the same command goes on (default: 9)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="run directory (default: runs/enas-SPACE[-small]-SEED)")
     options = parser.parse_args()

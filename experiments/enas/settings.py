@@ -1,4 +1,4 @@
-"""What is searched, how, and how the result is trained: the paper's settings, and small ones for a few minutes on a CPU.
+"""What is searched, how, and how the result is trained: the paper's settings, and small ones for minutes on a CPU.
 
 Pham et al. 2018, arXiv 1802.03268, section 3.2, and the authors' scripts for CIFAR-10 (melodyguan/enas, scripts/).
 """
@@ -48,10 +48,9 @@ class Settings(NamedTuple):
     paper_error: str
 
 
-_MACRO_CONTROLLER = functools.partial(enas.controller, tanh_constant=1.5, op_tanh_reduce=2.5, skip_target=0.4)
-_MICRO_CONTROLLER = functools.partial(
-    enas.controller, tanh_constant=1.1, op_tanh_reduce=2.5, cell_exit_extra_step=True
-)
+_CONTROLLER = functools.partial(enas.controller, op_tanh_reduce=2.5, step_embedding=False)
+_MACRO_CONTROLLER = functools.partial(_CONTROLLER, tanh_constant=1.5, skip_target=0.4)
+_MICRO_CONTROLLER = functools.partial(_CONTROLLER, tanh_constant=1.1, cell_exit_extra_step=True)
 
 SETTINGS = {
     ("macro", "paper"): Settings(

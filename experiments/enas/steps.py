@@ -122,9 +122,10 @@ def run(settings: Settings, data: Dataset, *, out: Path, seed: int, minutes: flo
     if not search(settings.search, data, out=out, seed=seed, minutes=minutes):
         return
     found = compare(settings.search, data, out=out, seed=seed)
+    derived, mean, deviation = (100 * found[name] for name in ("derived", "random_mean", "random_deviation"))
     print(
-        f"test accuracy with shared weights: derived {100 * found['derived']:.2f} %, {found['random']} random "
-        f"{100 * found['random_mean']:.2f} ± {100 * found['random_deviation']:.2f} %; it beats {found['beaten']} of them",
+        f"test accuracy with shared weights: derived {derived:.2f} %, {found['random']} random ones {mean:.2f} ± "
+        f"{deviation:.2f} %, of which it beats {found['beaten']}",
         flush=True,
     )
     if left() <= 0:
@@ -132,5 +133,7 @@ def run(settings: Settings, data: Dataset, *, out: Path, seed: int, minutes: flo
         return
     accuracy = train(settings.final, data, out=out, seed=seed, minutes=left())
     if accuracy is not None:
-        print(f"trained from scratch: test error {100 * (1 - accuracy):.2f} % (paper, all data: {settings.paper_error})")
+        print(
+            f"trained from scratch: test error {100 * (1 - accuracy):.2f} % (paper, all data: {settings.paper_error})"
+        )
         print(f"results are in {out}")

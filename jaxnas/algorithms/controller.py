@@ -4,7 +4,8 @@ Efficient Neural Architecture Search via Parameter Sharing. Pham, Guan, Zoph, Le
 1802.03268, sections 2.2 to 2.4.
 
 The walk is a table with one row per step of the LSTM, so a space of any length compiles to one scan over one
-LSTM cell. A step first moves the LSTM, then decides:
+LSTM cell. A step first moves the LSTM, whose input is the vector of what was decided last plus an embedding of the
+step, then decides:
 
 * a *layer*: a softmax over the candidates, each with an output vector; the next input is the embedding of the
   candidate chosen;
@@ -80,6 +81,7 @@ def controller(
     skip_target: float = 0.4,
     cell_exit_extra_step: bool = False,
     branch_bias: Bias | None = None,
+    step_embedding: bool = True,
 ) -> Controller:
     """Builds a controller for a space. Defaults are those of NNI's `EnasMutator`.
 
@@ -102,6 +104,9 @@ def controller(
       cell_exit_extra_step: makes the anchor of a group from one more step at the group's end, after which the
         walk goes on from the start embedding (the authors' micro controller).
       branch_bias: fixed offsets of LayerChoices' logits; see `reduction_bias`.
+      step_embedding: add a learnt embedding of the step to the LSTM's input, so that it can tell the steps apart from
+        the start. The paper's controller has none; it then must learn to count before one layer can
+        differ from those before it (docs/design.md has the measurement). False for the paper's.
 
     Raises:
       ArchitectureError: if the space is empty, or a choice takes more than one and not any number of inputs.
@@ -116,13 +121,15 @@ def controller(
         names = ("start", "op_embedding", "op_output", "anchor", "query", "attention")
         op_shape, square = (walk.vocabulary, lstm_size), (lstm_size, lstm_size)
         shapes = ((lstm_size,), op_shape, op_shape, square, square, (lstm_size,))
-        keys = jax.random.split(rng, len(names) + lstm_layers)
+        keys = jax.random.split(rng, len(names) + lstm_layers + 1)
 
         def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
             return jax.random.uniform(key, shape, minval=-0.1, maxval=0.1)  # as in the authors' code
 
         params: dict[str, Any] = {n: uniform(k, s) for n, k, s in zip(names, keys, shapes, strict=False)}
-        params["lstm"] = [uniform(k, (2 * lstm_size, 4 * lstm_size)) for k in keys[len(names) :]]
+        params["lstm"] = [uniform(k, (2 * lstm_size, 4 * lstm_size)) for k in keys[len(names) : -1]]
+        if step_embedding:  # large beside the other inputs, or steps would look alike
+            params["step"] = jax.random.uniform(keys[-1], (steps, lstm_size), minval=-1.0, maxval=1.0)
         return params
 
     def run(params: Any, choose: Callable[[Any, jax.Array, jax.Array], jax.Array], given: Any) -> tuple:
@@ -131,7 +138,7 @@ def controller(
         def step(carry: tuple, row: tuple) -> tuple[tuple, tuple]:
             states, x, hidden, keys = carry
             t, kind, rows, valid, bias, bound, restart, given = row
-            states, h = _lstm(params["lstm"], states, x)
+            states, h = _lstm(params["lstm"], states, x + params["step"][t] if step_embedding else x)
             hidden, keys = hidden.at[t].set(h), keys.at[t].set(h @ params["anchor"])
 
             is_layer, is_subset = kind == _LAYER, kind == _SUBSET
