@@ -11,7 +11,7 @@ quickstart: $(READY)
 	$(VENV)/bin/python -m experiments.quickstart
 
 test: lint
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

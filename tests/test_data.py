@@ -27,7 +27,6 @@ def test_digits_are_scikit_learns():
     assert load("digits").x_test.tobytes() == digits.x_test.tobytes()
 
 
-@pytest.mark.xdist_group("cifar10")
 def test_cifar10_is_read_without_tensorflow(cifar10):
     import sys
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxnas import LayerChoice
 from jaxnas.functional import model_fns
-from jaxnas.ops import conv_general_dilated
+from jaxnas.ops import avg_pool_3x3, conv_general_dilated, max_pool_3x3
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -245,3 +245,17 @@ def test_a_layer_that_is_itself_the_model_is_left_as_it_was():
     assert uses_fast(fns.apply, variables, x)
     assert layer.conv_general_dilated is None
     assert not uses_fast(layer.apply, variables, x)
+
+
+@pytest.mark.parametrize("size", [(6, 7), (1, 4), (2, 2)])
+def test_pooling_and_its_gradients_are_those_of_flax(size):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    pairs = (
+        (max_pool_3x3, lambda x: nn.max_pool(x, (3, 3), padding="SAME")),
+        (avg_pool_3x3, lambda x: nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)),
+    )
+    for ours, plain in pairs:
+        (y, pull), (expected, expected_pull) = jax.vjp(ours, x), jax.vjp(plain, x)
+        np.testing.assert_allclose(y, expected, atol=1e-6)
+        np.testing.assert_allclose(pull(jnp.sin(y))[0], expected_pull(jnp.sin(y))[0], atol=1e-5)
+        assert ours(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 
 import jaxnas
 from experiments.quickstart import Net, run
@@ -51,7 +50,6 @@ def test_quickstart_on_digits(tmp_path):
     assert json.loads((tmp_path / "q" / "retrain" / "result.json").read_text())["test_accuracy"] >= 0.95
 
 
-@pytest.mark.xdist_group("cifar10")
 def test_quickstart_on_a_part_of_cifar10(cifar10, tmp_path):
     """README's command takes all 50,000 images and minutes; this takes a fifth of them."""
     part = dataclasses.replace(cifar10, x_train=cifar10.x_train[:10_000], y_train=cifar10.y_train[:10_000])

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -84,6 +85,9 @@ def reinforce(
     """
     if not isinstance(samples, int) or samples < 1:
         raise ValueError(f"samples must be a positive integer; got {samples!r}.")
+    for name, weight in {"entropy_weight": entropy_weight, "skip_weight": skip_weight}.items():
+        if not np.isfinite(weight):
+            raise ValueError(f"{name} must be a finite number; got {weight!r}.")
     if not 0 <= baseline_decay <= 1:
         raise ValueError(f"baseline_decay must lie in 0..1; got {baseline_decay!r}.")
     clip = optax.identity() if grad_clip is None else optax.clip_by_global_norm(grad_clip)
