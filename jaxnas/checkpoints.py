@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from jaxnas.errors import RunError
 
@@ -29,6 +30,7 @@ def save(folder: str | os.PathLike, epochs: int, state: Any) -> None:
     """
     path = Path(folder).absolute() / f"{epochs:06d}"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # orbax would wait minutes for a folder that cannot be made
         with _checkpointer() as checkpointer:  # writes aside and renames
             checkpointer.save(path, _by_name(state), force=True)
         for old in _all(folder)[:-_KEPT]:
@@ -54,7 +56,7 @@ def restore(folder: str | os.PathLike, like: State) -> tuple[int, State] | None:
     if not found:
         return None
     path, wanted = found[-1].absolute(), _by_name(like)
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), wanted)
+    target = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for name, a in wanted.items()}
     try:
         with _checkpointer() as checkpointer:
             stored = checkpointer.restore(path, target)
@@ -100,7 +102,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _as_data(leaf: jax.Array) -> jax.Array:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
 
 
 def _as_leaf(stored: jax.Array, like: jax.Array) -> jax.Array:

@@ -67,6 +67,7 @@ class RunDirectory:
             return state, []
         found = checkpoints.restore(self.path / "checkpoints", state)
         if found is None:
+            (self.path / "history.jsonl").unlink(missing_ok=True)  # of an epoch that was not saved
             return state, []
         epochs, state = found
         history = read_history(self.path)[:epochs]
@@ -104,8 +105,10 @@ class RunDirectory:
 
 
 def holds_run(path: str | os.PathLike) -> bool:
-    """Whether a directory holds work that must not be overwritten: at least one epoch, or a result."""
-    return any((Path(path) / name).exists() for name in ("history.jsonl", "result.json"))
+    """Whether a directory holds work that must not be overwritten: a result, a checkpoint, or more than one epoch."""
+    history = Path(path) / "history.jsonl"
+    epochs = len(history.read_bytes().splitlines()) if history.exists() else 0
+    return (Path(path) / "result.json").exists() or epochs > 1 or resumable(path)
 
 
 def resumable(path: str | os.PathLike) -> bool:
