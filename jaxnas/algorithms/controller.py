@@ -105,8 +105,9 @@ def controller(
         walk goes on from the start embedding (the authors' micro controller).
       branch_bias: fixed offsets of LayerChoices' logits; see `reduction_bias`.
       step_embedding: add a learnt embedding of the step to the LSTM's input, so that it can tell the steps apart from
-        the start. The paper's controller has none; it then must learn to count before one layer can
-        differ from those before it (docs/design.md has the measurement). False for the paper's.
+        the start; the attention's matrices then start at ±1 rather than ±0.1. The paper's controller has neither, and
+        must learn to count before one layer can differ from those before it (docs/design.md has the
+        measurement). False for the paper's.
 
     Raises:
       ArchitectureError: if the space is empty, or a choice takes more than one and not any number of inputs.
@@ -123,13 +124,17 @@ def controller(
         shapes = ((lstm_size,), op_shape, op_shape, square, square, (lstm_size,))
         keys = jax.random.split(rng, len(names) + lstm_layers + 1)
 
-        def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-            return jax.random.uniform(key, shape, minval=-0.1, maxval=0.1)  # as in the authors' code
+        def uniform(key: jax.Array, shape: tuple[int, ...], bound: float = 0.1) -> jax.Array:
+            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)  # 0.1 as in the authors' code
 
-        params: dict[str, Any] = {n: uniform(k, s) for n, k, s in zip(names, keys, shapes, strict=False)}
+        wide = {"anchor": 1.0, "query": 1.0} if step_embedding else {}
+        params: dict[str, Any] = {
+            name: uniform(key, shape, wide.get(name, 0.1))
+            for name, key, shape in zip(names, keys, shapes, strict=False)
+        }
         params["lstm"] = [uniform(k, (2 * lstm_size, 4 * lstm_size)) for k in keys[len(names) : -1]]
         if step_embedding:  # large beside the other inputs, or steps would look alike
-            params["step"] = jax.random.uniform(keys[-1], (steps, lstm_size), minval=-1.0, maxval=1.0)
+            params["step"] = uniform(keys[-1], (steps, lstm_size), 1.0)
         return params
 
     def run(params: Any, choose: Callable[[Any, jax.Array, jax.Array], jax.Array], given: Any) -> tuple:
