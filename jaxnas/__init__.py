@@ -10,7 +10,7 @@ Describe a model with open choices, search, export, apply, retrain:
 
 __version__ = "0.1.0"
 
-from jaxnas import data, training
+from jaxnas import benchmarks, data, training
 from jaxnas.algorithms import darts, enas
 from jaxnas.algorithms.base import Algorithm
 from jaxnas.architecture import ChoiceSpec
@@ -36,6 +36,7 @@ __all__ = [
     "SearchResult",
     "Space",
     "apply_fixed_architecture",
+    "benchmarks",
     "darts",
     "data",
     "enas",
