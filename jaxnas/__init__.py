@@ -10,11 +10,12 @@ Describe a model with open choices, search, export, apply, retrain:
 
 __version__ = "0.1.0"
 
-from jaxnas import benchmarks, data, training
+from jaxnas import benchmarks, data, spaces, training
 from jaxnas.algorithms import darts, enas
 from jaxnas.algorithms.base import Algorithm
 from jaxnas.architecture import ChoiceSpec
 from jaxnas.choices import NO_KEY, InputChoice, LayerChoice
+from jaxnas.cost import Cost, cost
 from jaxnas.errors import ArchitectureError, DataError, NonFiniteLossError, RunError
 from jaxnas.fixed import apply_fixed_architecture, inherit
 from jaxnas.search import Candidate, SearchResult
@@ -28,6 +29,7 @@ __all__ = [
     "ArchitectureError",
     "Candidate",
     "ChoiceSpec",
+    "Cost",
     "DataError",
     "InputChoice",
     "LayerChoice",
@@ -37,6 +39,7 @@ __all__ = [
     "Space",
     "apply_fixed_architecture",
     "benchmarks",
+    "cost",
     "darts",
     "data",
     "enas",
@@ -45,5 +48,6 @@ __all__ = [
     "inherit",
     "load",
     "space",
+    "spaces",
     "training",
 ]

@@ -28,9 +28,8 @@ from flax import struct
 from jaxnas.architecture import LAYER, Arch, ChoiceSpec
 from jaxnas.errors import ArchitectureError
 from jaxnas.space import Space
+from jaxnas.spaces.nasbench201 import EDGES, OPERATIONS
 
-OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-EDGES = ("1<-0", "2<-0", "2<-1", "3<-0", "3<-1", "3<-2")
 SPACE = Space({edge: ChoiceSpec(LAYER, len(OPERATIONS), OPERATIONS) for edge in EDGES})
 SIZE = len(OPERATIONS) ** len(EDGES)
 
