@@ -14,6 +14,17 @@ from jaxnas import benchmarks, data, spaces, training
 from jaxnas.algorithms import darts, enas
 from jaxnas.algorithms.base import Algorithm
 from jaxnas.architecture import ChoiceSpec
+from jaxnas.blackbox import (
+    Searcher,
+    Trial,
+    Trials,
+    evolution,
+    grid_search,
+    local_search,
+    random_search,
+    reinforce,
+    rollout,
+)
 from jaxnas.choices import NO_KEY, InputChoice, LayerChoice
 from jaxnas.cost import Cost, cost
 from jaxnas.errors import ArchitectureError, DataError, NonFiniteLossError, RunError
@@ -36,7 +47,10 @@ __all__ = [
     "NonFiniteLossError",
     "RunError",
     "SearchResult",
+    "Searcher",
     "Space",
+    "Trial",
+    "Trials",
     "apply_fixed_architecture",
     "benchmarks",
     "cost",
@@ -44,9 +58,15 @@ __all__ = [
     "data",
     "enas",
     "evaluate",
+    "evolution",
     "export",
+    "grid_search",
     "inherit",
     "load",
+    "local_search",
+    "random_search",
+    "reinforce",
+    "rollout",
     "space",
     "spaces",
     "training",
