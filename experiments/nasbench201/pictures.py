@@ -1,0 +1,54 @@
+"""The pictures of this experiment. Needs matplotlib."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from jaxnas.benchmarks import nasbench201
+
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16-120": "ImageNet16-120"}
+SHOWN = {  # name of a search -> its colour (Okabe and Ito's palette, for colour-blind readers) and line
+    "random search": ("#000000", "--"),
+    "REINFORCE, rate 0.001": ("#E69F00", "-"),
+    "REINFORCE, rate 0.1": ("#D55E00", "-"),
+    "evolution": ("#0072B2", "-"),
+    "local search, best neighbour": ("#56B4E9", "-"),
+    "local search, first better": ("#009E73", "-"),
+}
+LOWEST = {"cifar10": 91.5, "cifar100": 66, "imagenet16-120": 39}
+
+
+def draw_curves(results: dict[str, dict[str, Any]], path: Path, *, budget: float) -> None:
+    """Test accuracy of the best architecture so far, against simulated time: mean over the seeds."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), constrained_layout=True)
+    for i, (data, axis) in enumerate(zip(TITLES, axes, strict=True)):
+        best = nasbench201.table(data, "test_accuracy").max()
+        for name, (colour, style) in SHOWN.items():
+            mean = np.array(results[name]["curve_mean"])[:, i]
+            times = np.linspace(0, budget, len(mean) + 1)[1:] / 1000
+            axis.plot(times, mean, style, color=colour, label=name, linewidth=1.6)
+        axis.axhline(best, color="0.6", linewidth=1, linestyle=":")
+        across = axis.get_yaxis_transform()
+        axis.text(0.98, best, "best in the table", transform=across, ha="right", va="bottom", color="0.4", fontsize=8)
+        axis.set(title=TITLES[data], xlabel="simulated training time (1000 s)", xlim=(0, budget / 1000))
+        axis.set_ylim(LOWEST[data], best + 0.09 * (best - LOWEST[data]))
+        axis.grid(color="0.92")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("test accuracy (%), mean of 500 seeds")
+    axes[2].legend(loc="lower right", fontsize=8, frameon=False)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a picture without dates or random names, so that the same numbers give the same bytes."""
+    plt.rcParams["svg.hashsalt"] = "jaxnas"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"Date": None} if path.suffix == ".svg" else {}
+    figure.savefig(path, dpi=110, metadata=metadata)
+    plt.close(figure)
