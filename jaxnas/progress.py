@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,10 +32,20 @@ def reporter(progress: bool | Callable[[dict], None]) -> Callable[[dict], None]:
     return print_epoch if progress else lambda record: None
 
 
+def out_of_time(started: float, max_minutes: float | None, epoch_seconds: float) -> bool:
+    """Whether another epoch as long as the last would go beyond `max_minutes` since `started` (`time.perf_counter`)."""
+    return max_minutes is not None and time.perf_counter() - started + epoch_seconds > 60 * max_minutes
+
+
+def print_stopped(done: int, epochs: int) -> None:
+    """Says that a run stopped in time, before its end."""
+    print(f"stopped in time after epoch {done} of {epochs}; the same call goes on from here", flush=True)
+
+
 def describe_model(model_fn: Any) -> str:
     """`module:name` if the model can be imported under that name, else its repr."""
     name = getattr(model_fn, "__qualname__", "<")
-    return repr(model_fn) if "<" in name else f"{model_fn.__module__}:{name}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(model_fn)) if "<" in name else f"{model_fn.__module__}:{name}"
 
 
 def non_finite_message(

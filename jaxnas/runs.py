@@ -5,6 +5,7 @@ file                      what
 ========================  ============================================================
 `config.json`             what was asked for, and with which versions
 `history.jsonl`           one JSON object per epoch, written as it happens
+`checkpoints/`            the state after the last epochs, until the run has ended
 `final_arch.json`         the found architecture (searches)
 `result.json`             how it ended
 `weights.msgpack`         the variables (supernet or trained model), as msgpack arrays
@@ -18,7 +19,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import flax
 import jax
@@ -26,10 +27,13 @@ import numpy as np
 import optax
 from flax import serialization
 
+from jaxnas import checkpoints
 from jaxnas.architecture import ChoiceSpec
 from jaxnas.errors import ArchitectureError, RunError
 from jaxnas.serialization import read_json, write_bytes, write_text
 from jaxnas.space import Space
+
+State = TypeVar("State")
 
 
 class RunDirectory:
@@ -39,16 +43,43 @@ class RunDirectory:
         self.path = None if path is None else Path(path)
 
     def start(self, config: Mapping[str, Any]) -> None:
-        """Begins a run.
+        """Begins a run, or goes on with one of the same configuration that was interrupted.
 
         Raises:
-          RunError: if the directory holds a run already, or cannot be written.
+          RunError: if the directory holds a run that has ended or of another configuration, or cannot be written.
         """
         if self.path is None:
+            return
+        if resumable(self.path):
+            _check_same(self.path, read_config(self.path), _plain(config))
             return
         if holds_run(self.path):
             raise RunError(f"{self.path} holds a run already; choose another directory, or remove this one.")
         self._write_json("config.json", {**config, "versions": versions()})
+
+    def resume(self, state: State) -> tuple[State, list[dict[str, Any]]]:
+        """The state and history of the run so far; `(state, [])` if it begins.
+
+        Raises:
+          RunError: if the checkpoint or the history is damaged.
+        """
+        if self.path is None:
+            return state, []
+        found = checkpoints.restore(self.path / "checkpoints", state)
+        if found is None:
+            return state, []
+        epochs, state = found
+        history = read_history(self.path)[:epochs]
+        if len(history) < epochs:
+            raise RunError(f"{self.path}: its checkpoint is of epoch {epochs}, its history has {len(history)} epochs.")
+        # An epoch that was logged but not saved is done again.
+        write_text(self.path / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+        return state, [{**record, **_decisions(record)} for record in history]
+
+    def save(self, epochs: int, state: Any) -> None:
+        """Saves the state after `epochs` epochs."""
+        if self.path is not None:
+            checkpoints.save(self.path / "checkpoints", epochs, state)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends an epoch to the history."""
@@ -62,6 +93,7 @@ class RunDirectory:
             arrays = jax.tree.map(np.asarray, jax.device_get(dict(variables)))
             write_bytes(self.path / "weights.msgpack", serialization.msgpack_serialize(arrays))
             self._write_json("result.json", result)
+            checkpoints.remove(self.path / "checkpoints")
 
     def _write_json(self, name: str, value: Any) -> None:
         assert self.path is not None
@@ -74,6 +106,11 @@ class RunDirectory:
 def holds_run(path: str | os.PathLike) -> bool:
     """Whether a directory holds work that must not be overwritten: at least one epoch, or a result."""
     return any((Path(path) / name).exists() for name in ("history.jsonl", "result.json"))
+
+
+def resumable(path: str | os.PathLike) -> bool:
+    """Whether a directory holds a run that was interrupted and can go on."""
+    return not (Path(path) / "result.json").exists() and checkpoints.there(Path(path) / "checkpoints")
 
 
 def fresh(path: str | os.PathLike) -> Path:
@@ -173,6 +210,24 @@ def _read(path: str | os.PathLike, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunError(f"{file}: expected an object; got {type(value).__name__}.")
     return value
+
+
+def _check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    differ = [k for k in {**before, **now} if k != "versions" and before.get(k) != now.get(k)]
+    if differ:
+        changes = "; ".join(f"{k} was {before.get(k)!r}, is now {now.get(k)!r}" for k in differ)
+        raise RunError(
+            f"{path} holds a run of another configuration, which was interrupted: {changes}. Give the same to go on "
+            "with it, or choose another directory."
+        )
+
+
+def _decisions(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture of a record with tuples, which JSON has as lists."""
+    arch = record.get("arch")
+    if not isinstance(arch, Mapping):
+        return {}
+    return {"arch": {key: tuple(v) if isinstance(v, list) else v for key, v in arch.items()}}
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from jaxnas.errors import ArchitectureError, NonFiniteLossError
 from jaxnas.evaluation import LossFn, MetricsFn, objective
 from jaxnas.fixed import FixedModel, apply_fixed_architecture, inherit
 from jaxnas.loop import Epoch, make_epoch, own_buffers
-from jaxnas.progress import describe_model, non_finite_message, reporter
+from jaxnas.progress import describe_model, non_finite_message, out_of_time, print_stopped, reporter
 from jaxnas.runs import RunDirectory
 from jaxnas.serialization import export
 from jaxnas.space import Space, trace
@@ -199,6 +199,7 @@ def run(
     workdir: str | os.PathLike | None,
     progress: bool | Callable[[dict], None],
     steps_per_call: int | None,
+    max_minutes: float | None,
 ) -> SearchResult:
     """Runs an algorithm.
 
@@ -209,7 +210,7 @@ def run(
       review: `(state, validate, rng, *, last) -> Review`, called after every epoch; `validate` scores on the
         architecture's part of the data (see `jaxnas.validation`), or is None where the epoch is not validated.
       settings: what to write to `config.json` besides the plan.
-      workdir, progress, steps_per_call: see `jaxnas.darts.search`.
+      workdir, progress, steps_per_call, max_minutes: see `jaxnas.darts.search`.
 
     Raises:
       NonFiniteLossError, RunError: see `jaxnas.darts.search`.
@@ -228,7 +229,9 @@ def run(
     state = own_buffers(state)
     run_epoch = make_epoch(algorithm.step, dataset, watched=_WATCHED, steps_per_call=steps_per_call)
     validate = _validation(plan, images, labels)
-    history: list[dict[str, Any]] = []
+    state, history = directory.resume(state)
+    if history and progress is True:
+        print(f"going on after epoch {len(history)} of {plan.epochs}", flush=True)
 
     def result(arch: dict[str, Any], candidates: tuple[Candidate, ...] = ()) -> SearchResult:
         return SearchResult(
@@ -244,7 +247,7 @@ def run(
         )
 
     found = Review({}, {})
-    for epoch in range(plan.epochs):
+    for epoch in range(len(history), plan.epochs):
         epoch_started = time.perf_counter()
         epoch_rng = jax.random.fold_in(_key(plan.seed, "epochs"), epoch)
         record: dict[str, Any] = {"epoch": epoch}
@@ -270,6 +273,13 @@ def run(
         history.append(record)
         directory.log(record)
         say({**record, "epochs": plan.epochs})
+        if last:
+            break
+        directory.save(epoch + 1, state)
+        if out_of_time(started, max_minutes, record["seconds"] - compile_seconds):
+            if progress is True:
+                print_stopped(epoch + 1, plan.epochs)
+            return result(found.arch, found.candidates)
 
     if directory.path is not None:
         export(found.arch, directory.path / "final_arch.json")

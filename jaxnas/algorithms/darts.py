@@ -163,6 +163,7 @@ def search(
     progress: bool | Callable[[dict], None] = True,
     validate_every: int = 1,
     steps_per_call: int | None = None,
+    max_minutes: float | None = None,
 ) -> SearchResult:
     """Searches a model's choices with DARTS. Defaults are those of the paper and its code.
 
@@ -190,11 +191,13 @@ def search(
       train_portion: share of the training data that trains the weights; the rest trains the architecture
         and validates. (Test data, if there are any, are not looked at.)
       data_dir: where a data set named in `data` lies.
-      workdir: run directory for `config.json`, `history.jsonl`, `final_arch.json`, `result.json` and
-        `weights.msgpack`; it must not hold another run.
+      workdir: run directory for `config.json`, `history.jsonl`, `final_arch.json`, `result.json`,
+        `weights.msgpack`, and a checkpoint per epoch while it runs. A search that was interrupted goes on from its
+        last checkpoint when it is called again with the same arguments, to the same result.
       progress: True prints a line per epoch; a function is called with each epoch's record.
       validate_every: epochs between validations (the last epoch is always validated).
       steps_per_call: steps in one compiled call; see `jaxnas.loop.make_epoch`.
+      max_minutes: stop after an epoch if the next would take longer than this; `workdir` then holds the checkpoint.
 
     Returns:
       A `SearchResult`. Each record of its history has the means of the step metrics (see `algorithm`),
@@ -267,6 +270,7 @@ def search(
         workdir=workdir,
         progress=progress,
         steps_per_call=steps_per_call,
+        max_minutes=max_minutes,
     )
 
 

@@ -221,6 +221,7 @@ def search(
     progress: bool | Callable[[dict], None] = True,
     validate_every: int = 1,
     steps_per_call: int | None = None,
+    max_minutes: float | None = None,
 ) -> SearchResult:
     """Searches a model's choices with ENAS.
 
@@ -257,7 +258,7 @@ def search(
       grad_clip: largest global norm of the weights' gradient and of the controller's, or None.
       train_portion: share of the training data that trains the weights; the rest rewards the controller and
         validates. (Test data, if there are any, are not looked at.)
-      data_dir, workdir, progress, validate_every, steps_per_call: see `jaxnas.darts.search`.
+      data_dir, workdir, progress, validate_every, steps_per_call, max_minutes: see `jaxnas.darts.search`.
 
     Returns:
       A `SearchResult`, whose `top(k)` are the best architectures with their scores. Each record of its history has
@@ -370,6 +371,7 @@ def search(
         workdir=workdir,
         progress=progress,
         steps_per_call=steps_per_call,
+        max_minutes=max_minutes,
     )
 
 

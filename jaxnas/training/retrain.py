@@ -22,7 +22,7 @@ from jaxnas.data.batches import epoch_batches
 from jaxnas.errors import NonFiniteLossError
 from jaxnas.evaluation import LossFn, MetricsFn, make_evaluator, objective
 from jaxnas.loop import make_epoch, own_buffers
-from jaxnas.progress import non_finite_message, reporter
+from jaxnas.progress import non_finite_message, out_of_time, print_stopped, reporter
 from jaxnas.runs import RunDirectory
 
 _WATCHED = ("train_loss", "grad_norm")
@@ -96,6 +96,7 @@ def fit(
     progress: bool | Callable[[dict], None] = True,
     test_every: int = 1,
     steps_per_call: int | None = None,
+    max_minutes: float | None = None,
 ) -> FitResult:
     """Trains a plain model, for instance what `jaxnas.apply_fixed_architecture` gives.
 
@@ -112,10 +113,12 @@ def fit(
       aux_weight: weight of auxiliary heads in the default loss, where the model returns a tuple in training.
       grad_clip: largest global norm of the gradient, or None.
       data_dir: where a data set named in `data` lies.
-      workdir: directory for `config.json`, `history.jsonl`, `result.json` and `weights.msgpack`.
+      workdir: run directory, as of a search: `config.json`, `history.jsonl`, `result.json`, `weights.msgpack`, and a
+        checkpoint per epoch, from which the same call goes on if it was interrupted.
       progress: True prints a line per epoch; a function is called with each epoch's record.
       test_every: epochs between tests (the last epoch is always tested).
       steps_per_call: steps in one compiled call; see `jaxnas.loop.make_epoch`.
+      max_minutes: stop after an epoch if the next would take longer than this; the history is then shorter.
 
     Raises:
       DataError: if the data are unsound or do not fit the model or the batch size.
@@ -162,9 +165,11 @@ def fit(
     state = own_buffers(state)
     images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     test = None if dataset.x_test is None else (jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test))
-    history: list[dict[str, Any]] = []
+    state, history = directory.resume(state)
+    if history and progress is True:
+        print(f"going on after epoch {len(history)} of {epochs}", flush=True)
 
-    for epoch in range(epochs):
+    for epoch in range(len(history), epochs):
         epoch_started = time.perf_counter()
         shuffle_rng, augment_rng = jax.random.split(jax.random.fold_in(epochs_rng, epoch))
         batches = epoch_batches(shuffle_rng, np.arange(len(images)), steps=steps, batch_size=batch_size)
@@ -181,6 +186,12 @@ def fit(
         history.append(record)
         directory.log(record)
         say({**record, "epochs": epochs})
+        if epoch + 1 < epochs:
+            directory.save(epoch + 1, state)
+            if out_of_time(started, max_minutes, record["seconds"] - compile_seconds):
+                if progress is True:
+                    print_stopped(epoch + 1, epochs)
+                return FitResult(state.variables, history, record.get("test_accuracy"))
 
     last = {k: v for k, v in history[-1].items() if k.startswith(("train_", "test_"))}
     ended = {"status": "finished", "epochs": epochs, **last, "seconds": time.perf_counter() - started}

@@ -1,0 +1,89 @@
+"""What is searched, how, and how the result is trained: the paper's settings, and small ones for a few minutes on a CPU.
+
+Pham et al. 2018, arXiv 1802.03268, section 3.2, and the authors' scripts for CIFAR-10 (melodyguan/enas, scripts/).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxnas import enas, spaces
+
+
+class Search(NamedTuple):
+    """Of the supernet and the controller."""
+
+    model: Any
+    controller: Callable
+    epochs: int
+    batch_size: int
+    weight_decay: float
+    controller_lr: float
+    controller_steps: int
+    controller_samples: int
+    skip_weight: float
+    lr_max: float = 0.05
+    lr_min: float = 0.0005
+    train_portion: float = 0.9
+
+
+class Final(NamedTuple):
+    """Of the network found."""
+
+    model: Any
+    epochs: int
+    batch_size: int
+    weight_decay: float
+    lr_min: float
+    cutout: int
+    lr_max: float = 0.05
+
+
+class Settings(NamedTuple):
+    """Of a whole experiment; `images` limits the training and a fifth of it the test images, None is all."""
+
+    search: Search
+    final: Final
+    images: int | None
+    paper_error: str
+
+
+_MACRO_CONTROLLER = functools.partial(enas.controller, tanh_constant=1.5, op_tanh_reduce=2.5, skip_target=0.4)
+_MICRO_CONTROLLER = functools.partial(
+    enas.controller, tanh_constant=1.1, op_tanh_reduce=2.5, cell_exit_extra_step=True
+)
+
+SETTINGS = {
+    ("macro", "paper"): Settings(
+        Search(spaces.enas_macro(layers=12, filters=36), _MACRO_CONTROLLER, 310, 128, 2.5e-4, 1e-3, 50, 20, 0.8),
+        Final(spaces.enas_macro(layers=12, filters=96, dropout=0.5, double_filters=True), 310, 100, 2e-4, 1e-3, 16),
+        images=None,
+        paper_error="4.23 %",
+    ),
+    ("micro", "paper"): Settings(
+        Search(spaces.enas_micro(cells=6, filters=20), _MICRO_CONTROLLER, 150, 160, 1e-4, 3.5e-3, 30, 10, 0.0),
+        Final(spaces.enas_micro(cells=15, filters=36, dropout=0.2), 630, 144, 2e-4, 1e-4, 16),
+        images=None,
+        paper_error="2.89 %",
+    ),
+    ("macro", "small"): Settings(
+        Search(
+            spaces.enas_macro(layers=6, filters=16),
+            _MACRO_CONTROLLER, 10, 64, 1e-4, 3.5e-3, 20, 20, 0.8,
+            train_portion=0.75,
+        ),
+        Final(spaces.enas_macro(layers=6, filters=24, dropout=0.1), 10, 64, 1e-4, 1e-3, 0),
+        images=12_000,
+        paper_error="4.23 %",
+    ),
+    ("micro", "small"): Settings(
+        Search(
+            spaces.enas_micro(cells=3, filters=8),
+            _MICRO_CONTROLLER, 10, 64, 1e-4, 3.5e-3, 20, 10, 0.0,
+            train_portion=0.75,
+        ),
+        Final(spaces.enas_micro(cells=3, filters=12, dropout=0.1), 10, 64, 1e-4, 1e-3, 0),
+        images=5_000,
+        paper_error="2.89 %",
+    ),
+}  # fmt: skip
