@@ -39,9 +39,9 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
     once). Of branches that no choice selects, the dearest counts.
 
     Of an architecture of weights the result is an expectation: each choice is taken to be drawn by its weights,
-    independently of the others. It is exact for LayerChoices, nested ones too, and a smooth function of the weights:
-    it works inside `jax.jit` and `jax.grad`, as a term of a loss. Where candidates of an InputChoice are not chosen,
-    what computes them still counts, as it does in a fixed model.
+    independently of the others. It is exact where LayerChoices decide what is computed, nested ones too; what depends
+    on an InputChoice counts in full, so there it is an upper bound (the loose ends of `enas_micro`). It is a smooth
+    function of the weights and works inside `jax.jit` and `jax.grad`, as a term of a loss.
 
     A call traces the model, which takes seconds for large ones. For many architectures compile it once:
     `flops = jax.jit(lambda weights: jaxnas.cost(model, shape, weights).flops)`, then `flops(space.one_hot(arch))`.

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from experiments.nasbench201.black_box import BUDGET, PAPER, SEARCHERS, markdown, simulate
+from experiments.nasbench201.one_shot import SMALL, course, prepare, search
+from experiments.nasbench201.pieces import load_pieces, save_pieces
+from experiments.nasbench201.rank import rank
 from jaxnas.benchmarks import nasbench201
+from jaxnas.data import Dataset
 
 
 @pytest.mark.parametrize("name", ["random search", "evolution"])
@@ -34,3 +38,32 @@ def test_the_table_sets_ours_beside_the_papers():
     assert "| random search | 109 | 91.00 ± 0.40 | 93.70 ± 0.40 |" in text
     assert "| *the paper's* | | 90.93 ± 0.36 | 93.70 ± 0.36 | 70.93 |" in text
     assert "| *difference* | | +0.07 | +0.00 | +0.07 | -0.04 |" in text
+
+
+def test_a_search_on_data_in_pieces_follows_the_table(tmp_path):
+    random = np.random.RandomState(0)
+    parts = [(random.randint(0, 255, (n, 32, 32, 3), np.uint8), np.arange(n) % 10) for n in (160, 32)]
+    whole = Dataset(*parts[0], *parts[1])
+    assert all(file.stat().st_size < 60e6 for file in save_pieces(whole, tmp_path / "pieces"))
+    again = load_pieces(tmp_path / "pieces")
+    np.testing.assert_array_equal(again.x_train, whole.x_train)
+    np.testing.assert_array_equal(again.y_test, whole.y_test)
+
+    settings = SMALL._replace(channels=2, images=None, side=8, sampled_epochs=1, sampled=2)
+    images = prepare(again, settings)
+    assert images.x_train.shape == (160, 8, 8, 3)
+    np.testing.assert_allclose(images.x_train[0, 0, 0], whole.x_train[0, :4, :4].mean((0, 1)), atol=0.51)
+
+    out = tmp_path / "rsps"
+    assert search("rsps", settings, images, out=out, seed=0, minutes=9)
+    (only,) = course(out)
+    assert only["cifar10"] == nasbench201.query(only["arch"])
+    found = rank(out, settings, images, architectures=5, examples=32)
+    assert -1 <= found["tau"] <= 1
+    assert found["top"] == pytest.approx(found["all"])  # of five the best ten are all
+
+
+def test_a_missing_piece_is_an_error(tmp_path):
+    np.savez(tmp_path / "train-1.npz", x=np.zeros(1), y=np.zeros(1))
+    with pytest.raises(FileNotFoundError, match=r"expected train-0.npz and so on; found \['train-1.npz'\]"):
+        load_pieces(tmp_path)

@@ -1,5 +1,7 @@
 """The pictures of this experiment. Needs matplotlib."""
 
+import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,45 @@ def draw_curves(results: dict[str, dict[str, Any]], path: Path, *, budget: float
     save(figure, path)
 
 
+COLOURS = {"darts-1": "#0072B2", "darts-2": "#56B4E9", "darts-2-fd": "#CC79A7", "rsps": "#009E73", "enas": "#E69F00"}
+
+
+def draw_courses(courses: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """CIFAR-10 test accuracy, in the table, of the architecture derived after each epoch, and its skip connections."""
+    figure, (accuracy, skips) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
+    for name, course in courses.items():
+        epochs = [point["epoch"] for point in course]
+        options: dict[str, Any] = {"color": COLOURS.get(name), "label": name, "linewidth": 1.6}
+        accuracy.plot(epochs, [point["cifar10"] for point in course], **options)
+        skips.plot(epochs, [point["skips"] for point in course], drawstyle="steps-mid", **options)
+    collapsed = nasbench201.query(1835)
+    accuracy.axhline(collapsed, color="0.6", linewidth=1, linestyle=":")
+    across = accuracy.get_yaxis_transform()
+    accuracy.text(0.98, collapsed + 0.6, "skip connections only", transform=across, ha="right", color="0.4", fontsize=8)
+    accuracy.set(xlabel="epoch of the search", ylabel="test accuracy in the table (%)", title="CIFAR-10")
+    skips.set(
+        xlabel="epoch of the search", ylabel="skip connections, of 6 edges", title="The derived cell", ylim=(-0.2, 6.2)
+    )
+    for axis in (accuracy, skips):
+        axis.grid(color="0.92")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    save(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.nasbench201.pictures", description="Draws searches.")
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories of one_shot")
+    parser.add_argument("--out", type=Path, required=True, help=".svg or .png")
+    options = parser.parse_args()
+    courses = {}
+    for run in options.runs:
+        name = next(name for name in sorted(COLOURS, key=len, reverse=True) if run.name.startswith(name))
+        courses[name] = json.loads((run / "course.json").read_text(encoding="utf-8"))
+    draw_courses(courses, options.out)
+
+
 def save(figure: Any, path: Path) -> None:
     """Writes a picture without dates or random names, so that the same numbers give the same bytes."""
     plt.rcParams["svg.hashsalt"] = "jaxnas"
@@ -52,3 +93,7 @@ def save(figure: Any, path: Path) -> None:
     metadata = {"Date": None} if path.suffix == ".svg" else {}
     figure.savefig(path, dpi=110, metadata=metadata)
     plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
