@@ -49,7 +49,7 @@ def test_a_search_on_data_in_pieces_follows_the_table(tmp_path):
     np.testing.assert_array_equal(again.x_train, whole.x_train)
     np.testing.assert_array_equal(again.y_test, whole.y_test)
 
-    settings = SMALL._replace(channels=2, images=None, side=8, sampled_epochs=1, sampled=2)
+    settings = SMALL._replace(channels=2, images=None, side=8, rsps_epochs=1, sampled=2)
     images = prepare(again, settings)
     assert images.x_train.shape == (160, 8, 8, 3)
     np.testing.assert_allclose(images.x_train[0, 0, 0], whole.x_train[0, :4, :4].mean((0, 1)), atol=0.51)

@@ -22,7 +22,7 @@ class Settings(NamedTuple):
       channels, cells: of the supernet.
       images: training images, None for all.
       side: of the images, a divisor of 32; smaller ones are averaged down.
-      darts_epochs, sampled_epochs: of DARTS, and of RSPS and ENAS.
+      darts_epochs, rsps_epochs, enas_epochs: of the searches.
       alpha_rate: Adam's, of the alphas.
       controller_steps: of ENAS, per epoch.
       sampled: architectures that RSPS and ENAS score after each epoch; 100 after the last.
@@ -33,14 +33,15 @@ class Settings(NamedTuple):
     images: int | None
     side: int
     darts_epochs: int
-    sampled_epochs: int
+    rsps_epochs: int
+    enas_epochs: int
     alpha_rate: float
     controller_steps: int
     sampled: int = 10
 
 
-PAPER = Settings(16, 5, None, 32, 50, 250, 3e-4, 50)
-SMALL = Settings(8, 1, 5_000, 16, 40, 40, 3e-3, 10)
+PAPER = Settings(16, 5, None, 32, 50, 250, 250, 3e-4, 50)
+SMALL = Settings(8, 1, 5_000, 16, 40, 250, 40, 3e-3, 10)
 
 METHODS = {
     "darts-1": {"order": 1},
@@ -87,7 +88,8 @@ def search(method: str, settings: Settings, images: Dataset, *, out: Path, seed:
     if (out / "result.json").exists():
         return True
     batch = 128 if method == "enas" else 64
-    epochs = settings.darts_epochs if method.startswith("darts") else settings.sampled_epochs
+    lengths = {"rsps": settings.rsps_epochs, "enas": settings.enas_epochs}
+    epochs = lengths.get(method, settings.darts_epochs)
     steps = len(images.x_train) // 2 // batch
     high, low, decay = (0.05, 0.0005, 2.5e-4) if method == "enas" else (0.025, 0.001, 5e-4)
     cosine = optax.cosine_decay_schedule(high, epochs, alpha=low / high)
