@@ -159,11 +159,15 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=9.0, help="stop in time; called again, it goes on (default: 9)"
     )
+    parser.add_argument("--epochs", type=int, help="other than the settings'")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="default: runs/nasbench201/METHOD[-small]-SEED")
     options = parser.parse_args()
 
     settings, images = chosen(options)
+    if options.epochs:
+        epochs = options.epochs
+        settings = settings._replace(darts_epochs=epochs, rsps_epochs=epochs, enas_epochs=epochs)
     name = f"{options.method}{'-small' if options.small else ''}-{options.seed}"
     out = options.out or Path("runs") / "nasbench201" / name
     if search(options.method, settings, images, out=out, seed=options.seed, minutes=options.minutes):
