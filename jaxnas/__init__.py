@@ -10,11 +10,23 @@ Describe a model with open choices, search, export, apply, retrain:
 
 __version__ = "0.1.0"
 
-from jaxnas import data, spaces, training
+from jaxnas import benchmarks, data, spaces, training
 from jaxnas.algorithms import darts, enas
 from jaxnas.algorithms.base import Algorithm
 from jaxnas.architecture import ChoiceSpec
+from jaxnas.blackbox import (
+    Searcher,
+    Trial,
+    Trials,
+    evolution,
+    grid_search,
+    local_search,
+    random_search,
+    reinforce,
+    rollout,
+)
 from jaxnas.choices import NO_KEY, InputChoice, LayerChoice
+from jaxnas.cost import Cost, cost
 from jaxnas.errors import ArchitectureError, DataError, NonFiniteLossError, RunError
 from jaxnas.fixed import apply_fixed_architecture, inherit
 from jaxnas.search import Candidate, SearchResult
@@ -28,21 +40,33 @@ __all__ = [
     "ArchitectureError",
     "Candidate",
     "ChoiceSpec",
+    "Cost",
     "DataError",
     "InputChoice",
     "LayerChoice",
     "NonFiniteLossError",
     "RunError",
     "SearchResult",
+    "Searcher",
     "Space",
+    "Trial",
+    "Trials",
     "apply_fixed_architecture",
+    "benchmarks",
+    "cost",
     "darts",
     "data",
     "enas",
     "evaluate",
+    "evolution",
     "export",
+    "grid_search",
     "inherit",
     "load",
+    "local_search",
+    "random_search",
+    "reinforce",
+    "rollout",
     "space",
     "spaces",
     "training",

@@ -117,8 +117,25 @@ class Space(Mapping[str, ChoiceSpec]):
           Per key int32 `[]` (one of n), int32 `[n_chosen]` ascending, or bool `[n]` (any subset, each
           input with probability 1/2).
         """
-        keys = jax.random.split(rng, max(len(self), 1))
-        return {key: _sample(keys[i], spec) for i, (key, spec) in enumerate(self.items())}
+        return self.decode(jax.random.uniform(rng, (self.n_uniforms,), jnp.float32))
+
+    @property
+    def n_uniforms(self) -> int:
+        """How many uniform numbers `decode` makes an architecture of."""
+        return sum(_width(spec) for spec in self.values())
+
+    def decode(self, uniform: jax.Array) -> dict[str, jax.Array]:
+        """The architecture that independent uniform numbers in [0, 1), float32 `[n_uniforms]`, stand for. Traceable.
+
+        `sample` is this of numbers it draws; elsewhere one draw may serve several purposes.
+        """
+        if self._all_one_of_n:
+            return self.unpack(_below(uniform, self._sizes))
+        arch, start = {}, 0
+        for key, spec in self.items():
+            arch[key] = _sample(uniform[start : start + _width(spec)], spec)
+            start += _width(spec)
+        return arch
 
     def mutate(self, rng: jax.Array, fixed: Arch) -> dict[str, Any]:
         """Changes one decision, drawn uniformly among those that have an alternative.
@@ -136,17 +153,64 @@ class Space(Mapping[str, ChoiceSpec]):
           ArchitectureError: if the architecture does not fit, or no choice has an alternative.
         """
         self.validate(fixed)
+        as_sampled = all(is_array(fixed[key]) for key in self)
+        uniform = jax.random.uniform(rng, (self.n_mutation_uniforms,), jnp.float32)
+        arch = self.mutation(uniform, self.sampled(fixed))
+        return arch if as_sampled else self.fixed(arch)
+
+    @property
+    def n_mutation_uniforms(self) -> int:
+        """How many uniform numbers `mutation` takes."""
+        return 1 + max((_width(spec) for spec in self.values()), default=0)
+
+    def mutation(self, uniform: jax.Array, arch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """As `mutate`, of an architecture in the form `sample` gives and uniform numbers in [0, 1). Traceable.
+
+        Args:
+          uniform: float32 `[n_mutation_uniforms]`, independent.
+          arch: not checked.
+
+        Raises:
+          ArchitectureError: if no choice has an alternative.
+        """
         open_keys = [key for key, spec in self.items() if spec.size > 1]
         if not open_keys:
             raise ArchitectureError("nothing to mutate: no choice of this space has an alternative.")
-        as_sampled = all(is_array(fixed[key]) for key in self)
-        arch = dict(self.sampled(fixed))
-        pick_rng, rng = jax.random.split(rng)
-        picked = jax.random.randint(pick_rng, (), 0, len(open_keys))
-        for i, key in enumerate(open_keys):
-            changed = _mutate(jax.random.fold_in(rng, i), self[key], arch[key])
-            arch[key] = jnp.where(picked == i, changed, arch[key])
-        return arch if as_sampled else self.fixed(arch)
+        picked = _below(uniform[0], len(open_keys))
+        if self._all_one_of_n:
+            number = np.cumsum([key in open_keys for key in self]) - 1
+            row, sizes = self.pack(arch), self._sizes
+            moved = row + 1 + _below(uniform[1], sizes - 1)
+            moved = jnp.where(moved >= sizes, moved - sizes, moved)
+            return self.unpack(jnp.where((picked == number) & (sizes > 1), moved, row))
+        changed = dict(arch)
+        for i, key in enumerate(open_keys):  # one of them is kept, so they may share their numbers
+            changed[key] = jnp.where(picked == i, _mutate(uniform[1:], self[key], arch[key]), arch[key])
+        return changed
+
+    @property
+    def _all_one_of_n(self) -> bool:
+        """Whether every choice takes one of n: then operations on whole rows serve, which are faster."""
+        return len(self) > 0 and all(spec.n_chosen == 1 for spec in self.values())
+
+    @property
+    def _sizes(self) -> np.ndarray:
+        return np.array([spec.n_candidates for spec in self.values()], np.int32)
+
+    def pack(self, arch: Mapping[str, jax.Array]) -> jax.Array:
+        """An architecture in the form `sample` gives as one row of numbers, int32 `[width]`. Traceable."""
+        rows = [jnp.ravel(jnp.asarray(arch[key], jnp.int32)) for key in self]
+        return jnp.concatenate([*rows, jnp.zeros(0, jnp.int32)])
+
+    def unpack(self, row: jax.Array) -> dict[str, jax.Array]:
+        """The architecture that `pack` made a row of. Traceable."""
+        arch, start = {}, 0
+        for key, spec in self.items():
+            count = spec.n_candidates if spec.n_chosen is None else spec.n_chosen
+            part = row[start : start + count]
+            arch[key] = part[0] if spec.n_chosen == 1 else part.astype(bool) if spec.n_chosen is None else part
+            start += count
+        return arch
 
     # ------------------------------------------------------------------ the other forms
 
@@ -239,26 +303,35 @@ def _count(size: int) -> str:
     return f"{size:,}" if size < 10**12 else f"about 10^{math.log10(size):.1f}"
 
 
-def _sample(rng: jax.Array, spec: ChoiceSpec) -> jax.Array:
-    n = spec.n_candidates
-    if spec.n_chosen is None:
-        return jax.random.bernoulli(rng, 0.5, (n,))
-    if spec.n_chosen == 1:
-        return jax.random.randint(rng, (), 0, n)
-    return jnp.sort(jax.random.permutation(rng, n)[: spec.n_chosen])
+def _width(spec: ChoiceSpec) -> int:
+    """How many uniform numbers a decision is made of."""
+    return 1 if spec.n_chosen == 1 else spec.n_candidates
 
 
-def _mutate(rng: jax.Array, spec: ChoiceSpec, value: jax.Array) -> jax.Array:
+def _below(uniform: jax.Array, n: Any) -> jax.Array:
+    """An index below n, int32. (The largest float32 below 1, times n, rounds to less than n.)"""
+    return jnp.floor(uniform * n).astype(jnp.int32)
+
+
+def _sample(uniform: jax.Array, spec: ChoiceSpec) -> jax.Array:
+    if spec.n_chosen is None:
+        return uniform < 0.5
+    if spec.n_chosen == 1:
+        return _below(uniform[0], spec.n_candidates)
+    return jnp.sort(jnp.argsort(uniform)[: spec.n_chosen]).astype(jnp.int32)
+
+
+def _mutate(uniform: jax.Array, spec: ChoiceSpec, value: jax.Array) -> jax.Array:
     n = spec.n_candidates
     if spec.n_chosen is None:
-        return value ^ (jnp.arange(n) == jax.random.randint(rng, (), 0, n))
+        return value ^ (jnp.arange(n) == _below(uniform[0], n))
     if spec.n_chosen == 1:
-        return (value + jax.random.randint(rng, value.shape, 1, n)) % n
+        return (value + 1 + _below(uniform[0], n - 1)) % n
     # Exchange the chosen one of lowest random score for the free one of highest.
-    score = jax.random.uniform(rng, (n,), minval=0.1)
+    score = 1 + uniform[:n]
     held = jnp.zeros(n, bool).at[value].set(True)
-    leave, enter = jnp.argmax(jnp.where(held, score, 0)), jnp.argmax(jnp.where(held, 0, score))
-    return jnp.sort(jnp.where(value == leave, enter, value))
+    leave, enter = jnp.argmax(jnp.where(held, 3 - score, 0)), jnp.argmax(jnp.where(held, 0, score))
+    return jnp.sort(jnp.where(value == leave, enter.astype(value.dtype), value))
 
 
 def _as_sampled(key: str, spec: ChoiceSpec, value: Any) -> jax.Array:

@@ -2,5 +2,6 @@
 
 from jaxnas.spaces.enas_macro import EnasMacro, enas_macro
 from jaxnas.spaces.enas_micro import EnasMicro, enas_micro
+from jaxnas.spaces.nasbench201 import NasBench201, nasbench201
 
-__all__ = ["EnasMacro", "EnasMicro", "enas_macro", "enas_micro"]
+__all__ = ["EnasMacro", "EnasMicro", "NasBench201", "enas_macro", "enas_micro", "nasbench201"]

@@ -1,0 +1,93 @@
+"""What a black-box searcher is, and a whole search as one pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.checks import check_at_least
+from jaxnas.space import Space
+
+SampledArch = dict[str, jax.Array]
+"""An architecture in the form `Space.sample` gives: `{key: int32 [], int32 [n_chosen] or bool [n]}`."""
+
+
+class Searcher(NamedTuple):
+    """A black-box searcher, as pure functions for jit, scan and vmap.
+
+    Attributes:
+      init: `(rng) -> state`, a pytree.
+      ask: `(state, rng) -> arch`, the architecture to evaluate next.
+      tell: `(state, arch, score) -> state`. `arch` is what was asked for, `score` float32 `[]`, larger is better; NaN
+        for a failed trial, which ranks below all others.
+      skip: `(state, arch) -> state`: `arch` is not going to be evaluated; the next one is asked with another rng.
+      space: the space searched.
+    """
+
+    init: Callable[[jax.Array], Any]
+    ask: Callable[[Any, jax.Array], SampledArch]
+    tell: Callable[[Any, SampledArch, jax.Array], Any]
+    skip: Callable[[Any, SampledArch], Any]
+    space: Space
+
+
+class Rollout(NamedTuple):
+    """The course of a search.
+
+    Attributes:
+      archs: the architectures in order, each leaf with a leading axis `[trials]`.
+      scores: float32 `[trials]`.
+      observed: what `observe` gave, with a leading axis `[trials]`; None without it.
+      state: the searcher's state at the end.
+    """
+
+    archs: SampledArch
+    scores: jax.Array
+    observed: Any
+    state: Any
+
+
+def rollout(
+    searcher: Searcher,
+    evaluate: Callable[[SampledArch], jax.Array],
+    rng: jax.Array,
+    *,
+    trials: int,
+    observe: Callable[[Any], Any] | None = None,
+) -> Rollout:
+    """Runs a whole search, where the score of an architecture can be computed inside jit (a table, a predictor).
+
+    One search is `jax.jit(lambda key: rollout(…))(key)`; many are `jax.jit(jax.vmap(…))(keys)`. Architectures asked for
+    twice are evaluated twice.
+
+    Args:
+      searcher: from `jaxnas.evolution.algorithm`, for instance.
+      evaluate: `(arch) -> score`, traceable.
+      rng: a key.
+      trials: number of architectures.
+      observe: `(state) -> anything`, called after each trial, traceable.
+    """
+    check_at_least(1, trials=trials)
+
+    def trial(state: Any, rng: jax.Array) -> tuple[Any, Any]:
+        arch = searcher.ask(state, rng)
+        score = jnp.asarray(evaluate(arch), jnp.float32)
+        state = searcher.tell(state, arch, score)
+        return state, (searcher.space.pack(arch), score, observe(state) if observe else None)
+
+    init_rng, rng = jax.random.split(rng)
+    state, (rows, scores, observed) = jax.lax.scan(trial, searcher.init(init_rng), jax.random.split(rng, trials))
+    return Rollout(jax.vmap(searcher.space.unpack)(rows), scores, observed, state)
+
+
+def rank(score: jax.Array) -> jax.Array:
+    """A score to compare by: failed trials (NaN) below all others."""
+    return jnp.where(jnp.isnan(score), -jnp.inf, score)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """Chooses between two pytrees of one structure."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

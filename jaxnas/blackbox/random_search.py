@@ -1,0 +1,42 @@
+"""Random search: architectures drawn uniformly and independently. A strong baseline: arXiv 1902.07638."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxnas.blackbox import trials as trial_loop
+from jaxnas.blackbox.base import SampledArch, Searcher
+from jaxnas.space import Space
+
+
+@struct.dataclass
+class RandomState:
+    """State of a random search.
+
+    Attributes:
+      trials: int32 `[]`, scores told.
+    """
+
+    trials: jax.Array
+
+
+def algorithm(space: Space) -> Searcher:
+    """Random search as pure functions."""
+
+    def init(rng: jax.Array) -> RandomState:
+        return RandomState(jnp.zeros((), jnp.int32))
+
+    def tell(state: RandomState, arch: SampledArch, score: jax.Array) -> RandomState:
+        return RandomState(state.trials + 1)
+
+    return Searcher(init, lambda state, rng: space.sample(rng), tell, lambda state, arch: state, space)
+
+
+def search(space: Space, evaluate: Callable[[dict], float], **options: Any) -> trial_loop.Trials:
+    """Random search with a Python evaluator. For `options` see `jaxnas.blackbox.trials.run`."""
+    return trial_loop.run(algorithm(space), evaluate, name="random_search", settings={}, **options)

@@ -1,0 +1,375 @@
+"""Black-box searchers: pure ask and tell, whole searches inside jit, and searches with a Python evaluator."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnas
+from jaxnas import ArchitectureError, ChoiceSpec, RunError, Space, rollout
+from jaxnas.benchmarks import nasbench201
+from jaxnas.blackbox import evolution, grid_search, local_search, random_search, reinforce
+
+OPS = Space({name: ChoiceSpec("layer", 3, ("a", "b", "c")) for name in ("x", "y", "z")})
+MIXED = Space(
+    {
+        "op": ChoiceSpec("layer", 3, ("a", "b", "c")),
+        "any": ChoiceSpec("input", 3, None, None),
+        "two": ChoiceSpec("input", 4, None, 2),
+        "only": ChoiceSpec("layer", 1),
+    }
+)
+SEARCHERS = {
+    "random_search": random_search.algorithm,
+    "grid_search": grid_search.algorithm,
+    "local_search": local_search.algorithm,
+    "local_search_first": lambda space: local_search.algorithm(space, first_improvement=True),
+    "evolution": lambda space: evolution.algorithm(space, population=8, sample=3),
+    "reinforce": lambda space: reinforce.algorithm(space, learning_rate=0.05),
+}
+searchers = pytest.mark.parametrize("name", SEARCHERS)
+
+
+def value(space, arch):
+    """A landscape with one optimum, all ones of `pack`-ed targets: the more decisions agree, the higher."""
+    target = space.pack(space.decode(jnp.full(space.n_uniforms, 0.45)))
+    return jnp.sum(space.pack(arch) == target).astype(jnp.float32) + 0.01 * space.pack(arch)[0]
+
+
+def best_of(space):
+    every = rollout(grid_search.algorithm(space), lambda arch: value(space, arch), jax.random.key(0), trials=space.size)
+    return float(every.scores.max())
+
+
+def fixed_value(arch):
+    return float(sum("abc".index(v) == i for i, v in enumerate(arch.values())))
+
+
+# ---------------------------------------------------------------------- inside jit
+
+
+@searchers
+@pytest.mark.parametrize("space", [OPS, MIXED], ids=["ops", "mixed"])
+def test_every_searcher_finds_the_optimum_of_a_small_space(name, space):
+    if name == "reinforce" and space is MIXED:
+        space = Space({key: spec for key, spec in MIXED.items() if key != "two"})
+    search = jax.jit(lambda key: rollout(SEARCHERS[name](space), lambda a: value(space, a), key, trials=1500))
+    run = search(jax.random.key(1))
+    assert float(run.scores.max()) == best_of(space)
+    for i in (0, 17, 1499):
+        space.validate({key: np.asarray(leaf[i]) for key, leaf in run.archs.items()})
+
+
+@pytest.mark.parametrize("name", ["random_search", "grid_search", "local_search", "evolution"])
+def test_a_lane_of_a_vmap_over_seeds_is_that_seed_alone_to_the_bit(name):
+    table = nasbench201.device_table("cifar10", "valid_accuracy", 12)
+    searcher = SEARCHERS[name](nasbench201.SPACE)
+    keys = jax.random.split(jax.random.key(3), 5)
+    many = jax.jit(jax.vmap(lambda key: rollout(searcher, table, key, trials=60)))(keys)
+    alone = jax.jit(lambda key: rollout(searcher, table, key, trials=60))(keys[2])
+    lane = jax.tree.map(lambda leaf: leaf[2], (many.archs, many.scores))
+    jax.tree.map(np.testing.assert_array_equal, lane, (alone.archs, alone.scores))
+
+
+def test_the_rollout_reports_what_is_observed_and_the_scores_of_its_archs():
+    searcher = evolution.algorithm(OPS, population=4, sample=2)
+    run = rollout(searcher, lambda a: value(OPS, a), jax.random.key(0), trials=10, observe=lambda s: s.trials)
+    assert run.observed.tolist() == list(range(1, 11))
+    assert run.scores.tolist() == [float(value(OPS, {k: v[i] for k, v in run.archs.items()})) for i in range(10)]
+    assert int(run.state.trials) == 10
+
+
+def test_the_grid_visits_every_architecture_once_and_begins_again():
+    run = rollout(grid_search.algorithm(MIXED), lambda a: 0.0, jax.random.key(0), trials=MIXED.size + 1)
+    rows = np.asarray(jax.vmap(MIXED.pack)(run.archs))
+    assert len(np.unique(rows[:-1], axis=0)) == MIXED.size == 3 * 8 * 6
+    np.testing.assert_array_equal(rows[-1], rows[0])
+    plain = rollout(grid_search.algorithm(OPS), lambda a: 0.0, jax.random.key(0), trials=4)
+    assert plain.archs["z"].tolist() == [0, 1, 2, 0]  # the last moves fastest
+    assert plain.archs["y"].tolist() == [0, 0, 0, 1]
+
+
+def test_evolution_keeps_the_young_and_mutates_the_best_of_its_sample():
+    searcher = evolution.algorithm(OPS, population=3, sample=64)  # so many that the best is all but surely among them
+    state = searcher.init(jax.random.key(0))
+    scores = [5.0, 1.0, 2.0, 3.0]
+    asked = []
+    for i, score in enumerate(scores):
+        asked.append(searcher.ask(state, jax.random.key(i)))
+        state = searcher.tell(state, asked[-1], jnp.float32(score))
+    rows = [OPS.pack(arch).tolist() for arch in asked]
+    assert sum(a != b for a, b in zip(rows[3], rows[0], strict=True)) == 1  # a child of the best of the first three
+    assert state.rows.tolist() == [rows[3], rows[1], rows[2]]  # which, being the oldest, is gone
+    assert state.scores.tolist() == [3.0, 1.0, 2.0]
+    child = OPS.pack(searcher.ask(state, jax.random.key(9))).tolist()
+    assert sum(a != b for a, b in zip(child, rows[3], strict=True)) == 1
+
+
+def test_a_failed_architecture_is_no_parent():
+    searcher = evolution.algorithm(OPS, population=2, sample=64)
+    state = searcher.init(jax.random.key(0))
+    first = searcher.ask(state, jax.random.key(0))
+    state = searcher.tell(state, first, jnp.nan)
+    second = searcher.ask(state, jax.random.key(1))
+    state = searcher.tell(state, second, jnp.float32(-1e9))
+    child = OPS.pack(searcher.ask(state, jax.random.key(2)))
+    assert int((child != OPS.pack(second)).sum()) == 1
+
+
+def test_local_search_tries_each_neighbour_climbs_and_starts_anew():
+    searcher = local_search.algorithm(OPS)
+    state = searcher.init(jax.random.key(0))
+    start = searcher.ask(state, jax.random.key(1))
+    state = searcher.tell(state, start, jnp.float32(0.0))
+    seen = []
+    for i in range(6):  # 3 choices with 2 other candidates each
+        neighbour = searcher.ask(state, jax.random.key(0))
+        seen.append(OPS.pack(neighbour).tolist())
+        state = searcher.tell(state, neighbour, jnp.float32(i == 3))
+    base = OPS.pack(start).tolist()
+    assert len({tuple(row) for row in seen}) == 6
+    assert all(sum(a != b for a, b in zip(row, base, strict=True)) == 1 for row in seen)
+    assert OPS.pack(state.current).tolist() == seen[3]
+    assert int(state.position) == 1
+    for _ in range(6):  # no neighbour is better than 1
+        state = searcher.tell(state, searcher.ask(state, jax.random.key(0)), jnp.float32(0.5))
+    assert int(state.position) == 0
+
+
+def test_reinforce_moves_towards_what_scores_above_the_average():
+    searcher = reinforce.algorithm(OPS, learning_rate=0.1)
+    state = searcher.init(jax.random.key(0))
+    good, bad = OPS.sampled({"x": 0, "y": 1, "z": 2}), OPS.sampled({"x": 1, "y": 1, "z": 2})
+    first = searcher.tell(state, bad, jnp.float32(1.0))
+    # The average is the score itself, so nothing moves. float32 "itself" is exact to an ulp.
+    assert float(first.total / first.weight) == pytest.approx(1.0)
+    state = searcher.tell(first, good, jnp.float32(3.0))
+    assert float(state.total / state.weight) == pytest.approx((0.9 * 0.1 * 1 + 0.1 * 3) / (0.9 * 0.1 + 0.1))
+    assert float(state.params["x"][0]) > float(state.params["x"][1])
+    failed = searcher.tell(state, bad, jnp.nan)
+    jax.tree.map(np.testing.assert_array_equal, failed, state)
+
+
+def test_reinforce_becomes_sure_of_the_best():
+    searcher = reinforce.algorithm(OPS, learning_rate=0.1)
+    run = jax.jit(lambda key: rollout(searcher, lambda a: value(OPS, a), key, trials=500))(jax.random.key(0))
+    assert float(run.scores[-50:].mean()) > 0.9 * best_of(OPS)
+
+
+def test_policies_score_what_they_sample():
+    from jaxnas.algorithms.policies import independent, uniform
+
+    space = Space({key: spec for key, spec in MIXED.items() if key != "two"})
+    policy = independent(space, init_scale=1.0)
+    params = policy.init(jax.random.key(0))
+    drawn = policy.sample(params, jax.random.key(1))
+    scored = policy.score(params, drawn.arch)
+    np.testing.assert_allclose(scored.log_prob, drawn.log_prob, rtol=1e-6)
+    grid = grid_search.algorithm(space)
+    every = rollout(grid, lambda arch: policy.score(params, arch).log_prob, jax.random.key(0), trials=24)
+    assert float(jnp.exp(every.scores).sum()) == pytest.approx(1, abs=1e-5)
+    assert float(-(jnp.exp(every.scores) * every.scores).sum()) == pytest.approx(float(drawn.entropy), rel=1e-4)
+    flat = uniform(MIXED)
+    assert float(flat.sample({}, jax.random.key(0)).log_prob) == pytest.approx(-math.log(MIXED.size))
+    with pytest.raises(ArchitectureError, match="'two'.*one of n, or any subset"):
+        independent(MIXED)
+
+
+# ---------------------------------------------------------------------- with a Python evaluator
+
+SEARCHES = {
+    "random_search": jaxnas.random_search.search,
+    "grid_search": jaxnas.grid_search.search,
+    "local_search": jaxnas.local_search.search,
+    "evolution": lambda *args, **kw: jaxnas.evolution.search(*args, population=6, sample=3, **kw),
+    "reinforce": lambda *args, **kw: jaxnas.reinforce.search(*args, learning_rate=0.05, **kw),
+}
+searches = pytest.mark.parametrize("name", SEARCHES)
+
+
+@searches
+def test_a_python_evaluator_is_asked_once_per_architecture_until_the_space_is_exhausted(name):
+    asked = []
+
+    def evaluate(arch):
+        asked.append(tuple(arch.values()))
+        return fixed_value(arch)
+
+    found = SEARCHES[name](OPS, evaluate, trials=27)
+    assert len(set(asked)) == len(asked) == len(found.trials)
+    assert found.arch == {"x": "a", "y": "b", "z": "c"}
+    assert found.best.score == 3
+    if name not in ("evolution", "reinforce"):  # which may settle in one region
+        assert len(asked) == 27
+        assert [trial.score for trial in found.top(3)] == [3, 2, 2]
+
+
+@searches
+def test_failures_are_recorded_and_the_search_goes_on(name):
+    def evaluate(arch):
+        if arch["x"] == "b":
+            raise RuntimeError("out of memory")
+        return math.nan if arch["y"] == "a" else None if arch["z"] == "a" else fixed_value(arch)
+
+    found = SEARCHES[name](OPS, evaluate, trials=27)
+    for trial in found.trials:
+        if trial.arch["x"] == "b":
+            assert trial.error == "RuntimeError: out of memory"
+        elif trial.arch["y"] == "a":
+            assert trial.error == "the evaluator gave nan; expected a finite number."
+        elif trial.arch["z"] == "a":
+            assert "TypeError" in trial.error
+        else:
+            assert trial.error is None
+            assert trial.score == fixed_value(trial.arch)
+            continue
+        assert math.isnan(trial.score)
+    assert found.arch == {"x": "a", "y": "b", "z": "c"}
+    assert all(trial.error is None for trial in found.top(100))
+
+
+@searches
+def test_killed_half_way_it_continues_to_the_same_result(name, tmp_path):
+    whole = SEARCHES[name](OPS, fixed_value, trials=15, seed=4, history=tmp_path / "whole.jsonl")
+    calls = []
+
+    def interrupted(arch):
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        calls.append(arch)
+        return fixed_value(arch)
+
+    part = tmp_path / "part.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        SEARCHES[name](OPS, interrupted, trials=15, seed=4, history=part)
+    with open(part, "a", encoding="utf-8") as file:
+        file.write('{"arch": {"x": "a", ')  # what a kill in the middle of writing leaves
+
+    def rest(arch):
+        calls.append(arch)
+        return fixed_value(arch)
+
+    continued = SEARCHES[name](OPS, rest, trials=15, seed=4, history=part)
+    assert len(calls) == 15  # nothing twice
+    assert [t[:3] for t in continued.trials] == [t[:3] for t in whole.trials]
+    jax.tree.map(np.testing.assert_array_equal, *(_numbers(r.state) for r in (continued, whole)))
+    lines = [json.loads(line) for line in part.read_text().splitlines()]
+    assert [line["arch"] for line in lines[1:]] == [trial.arch for trial in whole.trials]
+
+
+def _numbers(state):
+    return jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, state)
+
+
+def test_a_failed_trial_is_not_tried_again_when_a_search_continues(tmp_path):
+    def never(arch):
+        raise AssertionError("asked")
+
+    def fail(arch):
+        raise OSError("disk full")
+
+    first = jaxnas.evolution.search(MIXED, fail, trials=5, history=tmp_path / "h.jsonl")
+    again = jaxnas.evolution.search(MIXED, never, trials=5, history=tmp_path / "h.jsonl")
+    assert [t.error for t in again.trials] == [t.error for t in first.trials] == ["OSError: disk full"] * 5
+    assert [t.arch for t in again.trials] == [t.arch for t in first.trials]
+    with pytest.raises(ValueError, match="all 5 trials failed; the first: OSError: disk full"):
+        _ = again.best
+
+
+@searches
+def test_the_filter_keeps_architectures_from_being_evaluated(name):
+    def few_a(arch):
+        return list(arch.values()).count("a") <= 1
+
+    found = SEARCHES[name](OPS, fixed_value, trials=20, filter=few_a)
+    assert all(few_a(trial.arch) for trial in found.trials)
+    assert found.best.score == 3
+
+
+@searches
+def test_a_filter_that_leaves_nothing_is_an_error(name):
+    with pytest.raises(ArchitectureError, match=r"the filter leaves nothing: it refused all \d+ different"):
+        SEARCHES[name](OPS, fixed_value, trials=5, filter=lambda arch: False)
+
+
+def test_a_bound_on_the_flops_as_a_filter():
+    from jaxnas.spaces import nasbench201 as model
+
+    flops = jax.jit(lambda weights: jaxnas.cost(model(), (1, 32, 32, 3), weights).flops)
+    space = nasbench201.SPACE
+    found = jaxnas.random_search.search(
+        space, nasbench201.query, trials=20, filter=lambda arch: flops(space.one_hot(arch)) < 50e6
+    )
+    assert len(found.trials) == 20
+    assert all(nasbench201.query(trial.arch, metric="flops") < 50 for trial in found.trials)
+    assert found.best.score == max(nasbench201.query(trial.arch) for trial in found.trials)
+
+
+def test_evolution_over_the_table_beats_random_search():
+    def score(arch):
+        return nasbench201.query(arch, "cifar10", "valid_accuracy")
+
+    options = {"trials": 150, "seed": 0}
+    evolved = jaxnas.evolution.search(nasbench201.SPACE, score, population=20, sample=5, **options)
+    drawn = jaxnas.random_search.search(nasbench201.SPACE, score, **options)
+    assert evolved.best.score >= drawn.best.score
+    assert np.mean([t.score for t in evolved.trials[-50:]]) > np.mean([t.score for t in drawn.trials]) + 3
+
+
+def test_a_history_of_another_search_is_refused(tmp_path):
+    path = tmp_path / "h.jsonl"
+    jaxnas.evolution.search(OPS, fixed_value, trials=5, seed=1, history=path)
+    with pytest.raises(RunError, match="is of another search: seed was 1, not 2"):
+        jaxnas.evolution.search(OPS, fixed_value, trials=5, seed=2, history=path)
+    with pytest.raises(RunError, match="searcher was 'evolution', not 'random_search'"):
+        jaxnas.random_search.search(OPS, fixed_value, trials=5, seed=1, history=path)
+    with pytest.raises(RunError, match="the space differs"):
+        jaxnas.evolution.search(MIXED, fixed_value, trials=5, seed=1, history=path)
+    with pytest.raises(RunError, match="settings"):
+        jaxnas.evolution.search(OPS, fixed_value, trials=5, seed=1, history=path, population=7)
+    first = json.loads(path.read_text().splitlines()[1])["arch"]
+    with pytest.raises(RunError, match=r"its trial 0 is .*another filter"):
+        jaxnas.evolution.search(OPS, fixed_value, seed=1, history=path, filter=lambda arch: arch != first)
+    path.write_text(path.read_text().replace('"score": ', '"sc": ', 1))
+    with pytest.raises(RunError, match="line 2: not the record of a trial"):
+        jaxnas.evolution.search(OPS, fixed_value, trials=5, seed=1, history=path)
+    path.write_text("hello\n")
+    with pytest.raises(RunError, match="line 1: not the record of a trial"):
+        jaxnas.evolution.search(OPS, fixed_value, trials=5, seed=1, history=path)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: jaxnas.random_search.search(OPS, fixed_value, trials=0), ValueError, "trials must be an integer"),
+        (lambda: jaxnas.random_search.search(OPS, fixed_value, seed=-1), ValueError, "seed must be an integer"),
+        (lambda: jaxnas.random_search.search(Space({}), fixed_value), ArchitectureError, "the space is empty"),
+        (lambda: evolution.algorithm(OPS, population=0), ValueError, "population must be an integer of at least 1"),
+        (lambda: evolution.algorithm(Space({"a": ChoiceSpec("layer", 1)})), ArchitectureError, "nothing to mutate"),
+        (lambda: local_search.algorithm(Space({"a": ChoiceSpec("layer", 1)})), ArchitectureError, "no neighbours"),
+        (lambda: reinforce.algorithm(OPS, baseline_decay=1), ValueError, "baseline_decay must lie in 0..1"),
+        (lambda: reinforce.algorithm(OPS, learning_rate=0), ValueError, "learning_rate must be positive"),
+        (lambda: grid_search.algorithm(Space({"a": ChoiceSpec("input", 40, None, None)})), ValueError, "too many"),
+    ],
+)
+def test_bad_arguments_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_progress_is_told(capsys):
+    def evaluate(arch):
+        if arch["x"] == "a":
+            raise ValueError("no")
+        return 1.5
+
+    jaxnas.grid_search.search(OPS, evaluate, progress=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("trial 1/27  failed: ValueError: no")
+    assert lines[-1].startswith("trial 27/27  score 1.5000")
+    told = []
+    jaxnas.grid_search.search(OPS, evaluate, trials=4, progress=told.append)
+    assert [trial.arch["z"] for trial in told] == ["a", "b", "c", "a"]
