@@ -52,6 +52,27 @@ def test_retrain_and_show(run):
         assert text in shown.stdout
 
 
+def test_enas_searches_stops_in_time_goes_on_and_is_shown(tmp_path):
+    search = (
+        *("search", "enas", "--model", MODEL, "--data", "digits", "--epochs", 2, "--controller-steps", 3),
+        *("--controller-samples", 4, "--derive-samples", 6, "--out", tmp_path / "e", "--max-minutes", 0),
+    )
+    done = jaxnas(*search)
+    assert done.returncode == 0, done.stderr
+    assert "stopped in time after epoch 1 of 2" in done.stdout
+    assert "found" not in done.stdout
+    done = jaxnas(*search)
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch 1 of 2" in done.stdout
+    assert "found {" in done.stdout
+    result = json.loads((tmp_path / "e" / "result.json").read_text())
+    assert result["arch"] == result["candidates"][0]["arch"]
+    shown = jaxnas("show", tmp_path / "e")
+    assert shown.returncode == 0, shown.stderr
+    for text in ("conv1", "reward", "rank", "score", "epoch 2 of 2"):
+        assert text in shown.stdout
+
+
 def test_a_model_and_data_of_ones_own(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from flax import linen as nn\n"

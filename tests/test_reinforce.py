@@ -7,6 +7,7 @@ import optax
 import pytest
 from test_controller import every_architecture, position
 
+from experiments.enas.learning import LAYERS, SKIPS, learning_curves
 from jaxnas import enas
 from jaxnas.architecture import INPUT, LAYER, ChoiceSpec
 from jaxnas.space import Space
@@ -79,42 +80,6 @@ def test_a_reward_above_all_others_makes_its_architecture_likelier():
     for i in range(20):
         state, _ = jax.jit(rule.update, static_argnums=2)(state, jax.random.key(i), reward)
     assert float(policy.score(state.params, best).log_prob) > float(before) + 1
-
-
-LAYERS = Space({f"layer_{i}": ChoiceSpec(LAYER, 4) for i in range(6)})
-SKIPS = Space(
-    {
-        key: spec
-        for i in range(4)
-        for key, spec in {
-            f"layer_{i}/op": ChoiceSpec(LAYER, 4),
-            f"layer_{i}/skip": ChoiceSpec(INPUT, max(i, 1), tuple(f"layer_{j}" for j in range(max(i, 1))), None),
-        }.items()
-        if i or key.endswith("op")
-    }
-)
-
-
-def learning_curves(space, *, updates, seeds=5, **options):
-    """Per seed its own best architecture, and a reward that is the share of decisions as in it."""
-    policy = enas.controller(space, tanh_constant=None)
-    options = {"samples": 50, "skip_weight": 0.0, "baseline_decay": 0.99, **options}
-    rule = enas.reinforce(policy, optax.adam(1e-3), **options)
-
-    def run(key):
-        init_rng, rng, best_rng = jax.random.split(key, 3)
-        best = space.sample(best_rng)
-
-        def reward(arch):
-            return sum(jnp.mean(arch[key] == best[key]) for key in space) / len(space)
-
-        def step(state, key):
-            state, metrics = rule.update(state, key, jax.vmap(reward))
-            return state, {**metrics, "p_best": jnp.exp(policy.score(state.params, best).log_prob)}
-
-        return jax.lax.scan(step, rule.init(init_rng), jax.random.split(rng, updates))[1]
-
-    return jax.device_get(jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), seeds)))
 
 
 @pytest.mark.parametrize("space", [LAYERS, SKIPS])

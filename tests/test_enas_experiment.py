@@ -1,0 +1,56 @@
+"""ENAS on real images: the experiment's steps, in a form that takes a minute."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments.enas.settings import SETTINGS
+from experiments.enas.steps import compare, limited, run
+from experiments.enas.steps import search as search_step
+from jaxnas import runs, spaces
+
+IMAGES = 4000
+
+
+@pytest.fixture(scope="module")
+def images(cifar10):
+    """CIFAR-10 averaged to 16x16."""
+    data = limited(cifar10, IMAGES)
+
+    def smaller(x):
+        return x.reshape(len(x), 16, 2, 16, 2, 3).mean((2, 4)).round().astype("uint8")
+
+    return dataclasses.replace(data, x_train=smaller(data.x_train), x_test=smaller(data.x_test))
+
+
+SMALL = SETTINGS["macro", "small"]
+TINY = SMALL.search._replace(
+    model=spaces.enas_macro(layers=3, filters=8), epochs=8, controller_steps=5, controller_samples=10
+)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_derived_architecture_beats_the_mean_of_50_random_ones(images, tmp_path, seed):
+    assert search_step(TINY, images, out=tmp_path, seed=seed, minutes=30)
+    found = compare(TINY, images, out=tmp_path, seed=seed)
+    assert found["random"] == 50
+    assert found["derived"] > found["random_mean"]
+    assert found["random_mean"] > 0.15  # the supernet has learnt something: chance is 0.1
+
+
+def test_the_experiment_runs_in_pieces(images, tmp_path, capsys):
+    data = limited(images, 640)
+    final = SMALL.final._replace(model=spaces.enas_macro(layers=2, filters=4), epochs=2)
+    search = TINY._replace(model=spaces.enas_macro(layers=2, filters=4), epochs=2, controller_steps=1)
+    settings = SMALL._replace(search=search, final=final, images=None)
+    for _ in range(6):
+        run(settings, data, out=tmp_path, seed=0, minutes=0.01)
+        if (tmp_path / "final" / "result.json").exists():
+            break
+    out = capsys.readouterr().out
+    assert "stopped in time after epoch 1 of 2" in out
+    assert "trained from scratch: test error" in out
+    assert runs.read_result(tmp_path / "final")["status"] == "finished"
+    report = json.loads((tmp_path / "comparison.json").read_text())
+    assert 0 <= report["derived"] <= 1
