@@ -72,14 +72,14 @@ def test_index_one_hot_and_fixed_compute_the_same(supernet):
         own = jaxnas.inherit(fixed, variables, x)
         expected = fixed.apply(own, x)
         assert float(jnp.std(expected)) > 1e-3
-        np.testing.assert_allclose(run(arch), expected, atol=1e-4)
-        np.testing.assert_allclose(run(space.one_hot(arch)), expected, atol=1e-4)
+        np.testing.assert_allclose(run(arch), expected, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(run(space.one_hot(arch)), expected, atol=1e-4, rtol=1e-4)
         outputs, updates = train(arch)
         expected, own_updates = fixed.apply(own, x, train=True, mutable=["batch_stats"])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), outputs, expected)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), outputs, expected)
         have = dict(jax.tree_util.tree_leaves_with_path(updates))
         for path, leaf in jax.tree_util.tree_leaves_with_path(own_updates):
-            np.testing.assert_allclose(have[path], leaf, atol=1e-4)
+            np.testing.assert_allclose(have[path], leaf, atol=1e-4, rtol=1e-4)
     assert run._cache_size() == 2  # one program for indices, one for weights
 
 

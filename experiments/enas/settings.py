@@ -68,21 +68,21 @@ SETTINGS = {
     ("macro", "small"): Settings(
         Search(
             spaces.enas_macro(layers=6, filters=16),
-            _MACRO_CONTROLLER, 10, 64, 1e-4, 3.5e-3, 20, 20, 0.8,
+            _MACRO_CONTROLLER, 10, 64, 1e-4, 3.5e-3, 10, 20, 0.8,
             train_portion=0.75,
         ),
-        Final(spaces.enas_macro(layers=6, filters=24, dropout=0.1), 10, 64, 1e-4, 1e-3, 0),
-        images=12_000,
+        Final(spaces.enas_macro(layers=6, filters=16, dropout=0.1), 10, 64, 1e-4, 1e-3, 0),
+        images=8_000,
         paper_error="4.23 %",
     ),
     ("micro", "small"): Settings(
         Search(
             spaces.enas_micro(cells=3, filters=8),
-            _MICRO_CONTROLLER, 10, 64, 1e-4, 3.5e-3, 20, 10, 0.0,
+            _MICRO_CONTROLLER, 8, 64, 1e-4, 3.5e-3, 10, 10, 0.0,
             train_portion=0.75,
         ),
-        Final(spaces.enas_micro(cells=3, filters=12, dropout=0.1), 10, 64, 1e-4, 1e-3, 0),
-        images=5_000,
+        Final(spaces.enas_micro(cells=3, filters=8, dropout=0.1), 8, 64, 1e-4, 1e-3, 0),
+        images=4_000,
         paper_error="2.89 %",
     ),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """One-shot searches of NAS-Bench-201's space on CIFAR-10, in pieces if need be: called again, a search goes on."""
 
 import argparse
+import functools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +114,7 @@ def search(method: str, settings: Settings, images: Dataset, *, out: Path, seed:
         sampling |= {"controller": uniform, "warmup_epochs": epochs}
     else:
         sampling |= {
+            "controller": functools.partial(enas.controller, step_embedding=False),  # the paper's
             "controller_optimizer": optax.adam(1e-3, b1=0.0, b2=0.999),
             "controller_steps": settings.controller_steps,
             "baseline_decay": 0.99,
