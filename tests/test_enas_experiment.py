@@ -42,7 +42,7 @@ def test_the_derived_architecture_beats_the_mean_of_50_random_ones(images, tmp_p
 def test_the_experiment_runs_in_pieces(images, tmp_path, capsys):
     data = limited(images, 640)
     final = SMALL.final._replace(model=spaces.enas_macro(layers=2, filters=4), epochs=2)
-    search = TINY._replace(model=spaces.enas_macro(layers=2, filters=4), epochs=2, controller_steps=1)
+    search = TINY._replace(model=spaces.enas_macro(layers=2, filters=4), epochs=1, controller_steps=1)
     settings = SMALL._replace(search=search, final=final, images=None)
     for _ in range(6):
         run(settings, data, out=tmp_path, seed=0, minutes=0.01)
