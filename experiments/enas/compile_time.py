@@ -15,7 +15,6 @@ from jaxnas.loop import own_buffers
 MODELS = {
     "macro, 6 layers": spaces.enas_macro(layers=6),
     "macro, 12 layers": spaces.enas_macro(layers=12),
-    "macro, 24 layers": spaces.enas_macro(layers=24),
     "micro, 6 cells": spaces.enas_micro(cells=6),
     "micro, 12 cells": spaces.enas_micro(cells=12),
 }
