@@ -145,6 +145,18 @@ def is_array(value: Any) -> bool:
     return isinstance(value, (jax.Array, np.ndarray, np.generic))
 
 
+def is_mixture(arch: Arch) -> bool:
+    """Whether an architecture gives weights rather than decisions.
+
+    Raises:
+      ArchitectureError: if it gives weights for some choices and decisions for others.
+    """
+    weights = [is_array(value) and jnp.issubdtype(value.dtype, jnp.floating) for value in arch.values()]
+    if any(weights) and not all(weights):
+        raise ArchitectureError("an architecture to cost or to evaluate has weights for every choice, or for none.")
+    return any(weights)
+
+
 def is_concrete(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer)
 

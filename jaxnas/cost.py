@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend import core
 
 from jaxnas import functional
-from jaxnas.architecture import Arch, is_array, is_concrete, read_value
+from jaxnas.architecture import Arch, is_concrete, is_mixture, read_value
 from jaxnas.errors import ArchitectureError
 from jaxnas.fixed import apply_fixed_architecture
 from jaxnas.space import Space, space
@@ -70,10 +70,7 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
             "weights for an expectation (`Space.uniform()`, for instance)."
         )
     found.validate(arch)
-    mixed = [is_array(value) and jnp.issubdtype(value.dtype, jnp.floating) for value in arch.values()]
-    if any(mixed) and not all(mixed):
-        raise ArchitectureError("an architecture to cost has weights for every choice, or for none.")
-    if not any(mixed):
+    if not is_mixture(arch):
         return _fixed_cost(functional.model_fns(apply_fixed_architecture(model.module, arch)), x)
     return _expected_cost(model, found, x, arch)
 

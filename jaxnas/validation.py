@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import functional
-from jaxnas.architecture import Arch, is_array
+from jaxnas.architecture import Arch, is_array, is_mixture
 from jaxnas.checks import check_at_least
 from jaxnas.data import Dataset, as_dataset
 from jaxnas.errors import ArchitectureError, DataError
@@ -160,9 +160,6 @@ def _computable(space: Space, archs: Sequence[Arch] | Mapping[str, Any]) -> list
 
     def arrays(arch: Arch) -> dict[str, jax.Array]:
         space.validate(arch)
-        mixed = [is_array(v) and np.issubdtype(v.dtype, np.floating) for v in arch.values()]
-        if any(mixed) and not all(mixed):
-            raise ArchitectureError("an architecture to evaluate has weights for every choice, or for none.")
-        return {key: jnp.asarray(arch[key]) for key in space} if any(mixed) else space.sampled(arch)
+        return {key: jnp.asarray(arch[key]) for key in space} if is_mixture(arch) else space.sampled(arch)
 
     return [arrays(arch) for arch in archs]

@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 
 from jaxnas.choices import InputChoice, LayerChoice
-from jaxnas.spaces.layers import Conv, FactorizedReduction, batch_norm, check_positive, pool
+from jaxnas.spaces.layers import Conv, FactorizedReduction, batch_norm, check_even_filters, check_positive, pool
 
 
 class ConvBranch(nn.Module):
@@ -46,8 +46,7 @@ class EnasMacro(nn.Module):
 
     def __post_init__(self) -> None:
         check_positive(layers=self.layers, filters=self.filters, num_classes=self.num_classes)
-        if self.filters % 2:
-            raise ValueError(f"filters must be even, for the factorised reductions; got {self.filters}.")
+        check_even_filters(self.filters)
         super().__post_init__()
 
     @nn.compact

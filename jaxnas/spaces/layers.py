@@ -71,6 +71,12 @@ def pool(x: jax.Array, kind: str) -> jax.Array:
     return avg_pool_3x3(x) if kind == "avg" else max_pool_3x3(x)
 
 
+def check_even_filters(filters: int) -> None:
+    """Raises ValueError unless `FactorizedReduction` can halve the number of filters."""
+    if filters % 2:
+        raise ValueError(f"filters must be even, for the factorised reductions; got {filters}.")
+
+
 def check_positive(**values: Any) -> None:
     """Raises ValueError unless each of the named values is a positive integer."""
     for name, value in values.items():
