@@ -1,0 +1,35 @@
+"""The command `jaxnas`: search, retrain, show."""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    import typer
+
+    from jaxnas.cli import looking, searching, training
+except ModuleNotFoundError as missing:
+    if missing.name not in ("typer", "rich"):
+        raise
+    raise SystemExit(f'the command line needs {missing.name}: pip install "jaxnas[cli]"') from None
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Neural architecture search for JAX and Flax.",
+)
+app.add_typer(searching.app, name="search")
+app.command()(training.retrain)
+app.command()(looking.show)
+
+
+def main() -> None:
+    """Runs the command line; errors of jaxnas are printed without a traceback."""
+    from jaxnas.errors import ArchitectureError, DataError, NonFiniteLossError, RunError
+
+    try:
+        app()
+    except (ArchitectureError, DataError, NonFiniteLossError, RunError, FileNotFoundError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,85 @@
+"""`jaxnas show`: what a run found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]) -> None:
+    """Show what a search found, and how sure it is."""
+    from jaxnas import runs
+    from jaxnas.errors import RunError
+
+    config, history, space = runs.read_config(run), runs.read_history(run), runs.read_space(run)
+    console = Console()
+    about = f"{config.get('algorithm')} on {config.get('data')}, seed {config.get('seed')}"
+    console.print(f"{run}: {config.get('model')}, {about}", highlight=False, markup=False)
+    if not history:
+        console.print("no epoch has ended yet")
+        return
+    last = history[-1]
+    console.print(f"epoch {last['epoch'] + 1} of {config.get('epochs')}", highlight=False)
+    try:
+        console.print(_choices_table(space, last["probabilities"], space.fixed(last["arch"])))
+    except (KeyError, TypeError, ValueError) as e:
+        raise RunError(f"{run}: the last record of its history does not fit its space: {e}") from None
+    console.print(_history_table(history))
+    if (run / "result.json").exists() and (candidates := runs.read_result(run).get("candidates")):
+        console.print(_candidates_table(candidates))
+    for folder in sorted(run.glob("retrain*/result.json")):
+        ended = runs.read_result(folder.parent)
+        score = ended.get("test_accuracy")
+        shown = "no test data" if score is None else f"test accuracy {100 * score:.2f} %"
+        start = "inherited weights" if runs.read_config(folder.parent).get("inherited") else "from scratch"
+        console.print(
+            f"{folder.parent.name}: {ended.get('status')}, {ended.get('epochs', 0)} epochs {start}, {shown}",
+            highlight=False,
+            markup=False,
+        )
+
+
+def _choices_table(space: Any, weights: Any, arch: Any) -> Table:
+    from rich.text import Text
+
+    table = Table("choice", "chosen", "weights")
+    for key, spec in space.items():
+        shares = (f"{label}: {float(w):.3f}" for label, w in zip(spec.labels, weights[key], strict=True))
+        table.add_row(Text(key), Text(_decision(arch[key])), Text("  ".join(shares)))
+    return table
+
+
+def _history_table(history: list[dict[str, Any]]) -> Table:
+    names = ["train_loss", "supernet_loss", "derived_loss", "train_accuracy", "supernet_accuracy"]
+    names += ["reward", "entropy", "sampled_accuracy", "derived_accuracy"]
+    names = [name for name in names if any(name in record for record in history)]
+    table = Table("epoch", *(name.replace("_", "\n") for name in names))
+    step = -(-len(history) // 20)
+    for record in history[::-step][::-1]:
+        table.add_row(str(record["epoch"] + 1), *(_number(record.get(name)) for name in names))
+    return table
+
+
+def _candidates_table(candidates: list[dict[str, Any]], most: int = 5) -> Table:
+    from rich.text import Text
+
+    names = list(candidates[0]["metrics"])
+    table = Table("rank", "score", *(name for name in names if name != "reward"), "architecture")
+    for rank, found in enumerate(candidates[:most], 1):
+        numbers = (_number(found["metrics"].get(name)) for name in names if name != "reward")
+        shown = ", ".join(f"{key} {_decision(value)}" for key, value in found["arch"].items())
+        table.add_row(str(rank), _number(found["score"]), *numbers, Text(shown))
+    return table
+
+
+def _decision(value: Any) -> str:
+    chosen = value if isinstance(value, (tuple, list)) else (value,)
+    return ", ".join(map(str, chosen)) or "none"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else ""

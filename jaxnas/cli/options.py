@@ -1,0 +1,49 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class AugmentName(StrEnum):
+    """How training images are augmented."""
+
+    default = "default"
+    none = "none"
+    standard = "standard"
+    cutout = "cutout"
+
+
+class Derive(StrEnum):
+    """How ENAS decides in the end."""
+
+    best = "best"
+    sample = "sample"
+
+
+class Hypergradient(StrEnum):
+    """How the second order takes its gradient."""
+
+    exact = "exact"
+    finite_difference = "finite_difference"
+
+
+Model = Annotated[str, typer.Option(help="The model, as module:name, e.g. experiments.quickstart:Net.")]
+Out = Annotated[Path, typer.Option(help="Run directory; the same command goes on with a run that was interrupted.")]
+Data = Annotated[str, typer.Option(help='"digits", an .npz file, or a tensorflow-datasets name such as cifar10.')]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of prepared tensorflow-datasets.")]
+AugmentOption = Annotated[
+    AugmentName,
+    typer.Option(help="The data set's own; nothing; crop and flip; or crop, flip and cutout of half the side."),
+]
+ImageSize = Annotated[int | None, typer.Option(help="Resize images to this side, if theirs differ.")]
+Epochs = Annotated[int, typer.Option(min=1)]
+BatchSize = Annotated[int, typer.Option(min=1)]
+Warmup = Annotated[int, typer.Option(min=0, help="Epochs that train only the weights.")]
+TrainPortion = Annotated[float, typer.Option(help="Share of the training data for the weights.")]
+MaxMinutes = Annotated[float | None, typer.Option(min=0, help="Stop in time; the same command goes on.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
