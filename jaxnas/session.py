@@ -107,7 +107,7 @@ class Session:
             self._callbacks.append(callback)
             self._stack.callback(callback.on_end)
         if isinstance(progress, Progress) and (self.history or position != Position()):
-            progress.say(f"going on {_where(position)}")
+            progress.say(f"going on {_where(position)} of {run.epochs}")
 
     def follow(self, position: Position, steps_before: int, steps: int) -> Callable[[Call], bool]:
         """What an epoch calls after each compiled call; it says whether to stop there.
