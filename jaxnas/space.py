@@ -129,8 +129,6 @@ class Space(Mapping[str, ChoiceSpec]):
 
         `sample` is this of numbers it draws; elsewhere one draw may serve several purposes.
         """
-        if self._all_one_of_n:
-            return self.unpack(_below(uniform, self._sizes))
         arch, start = {}, 0
         for key, spec in self.items():
             arch[key] = _sample(uniform[start : start + _width(spec)], spec)
@@ -177,25 +175,10 @@ class Space(Mapping[str, ChoiceSpec]):
         if not open_keys:
             raise ArchitectureError("nothing to mutate: no choice of this space has an alternative.")
         picked = _below(uniform[0], len(open_keys))
-        if self._all_one_of_n:
-            number = np.cumsum([key in open_keys for key in self]) - 1
-            row, sizes = self.pack(arch), self._sizes
-            moved = row + 1 + _below(uniform[1], sizes - 1)
-            moved = jnp.where(moved >= sizes, moved - sizes, moved)
-            return self.unpack(jnp.where((picked == number) & (sizes > 1), moved, row))
         changed = dict(arch)
         for i, key in enumerate(open_keys):  # one of them is kept, so they may share their numbers
             changed[key] = jnp.where(picked == i, _mutate(uniform[1:], self[key], arch[key]), arch[key])
         return changed
-
-    @property
-    def _all_one_of_n(self) -> bool:
-        """Whether every choice takes one of n: then operations on whole rows serve, which are faster."""
-        return len(self) > 0 and all(spec.n_chosen == 1 for spec in self.values())
-
-    @property
-    def _sizes(self) -> np.ndarray:
-        return np.array([spec.n_candidates for spec in self.values()], np.int32)
 
     def pack(self, arch: Mapping[str, jax.Array]) -> jax.Array:
         """An architecture in the form `sample` gives as one row of numbers, int32 `[width]`. Traceable."""
@@ -211,6 +194,37 @@ class Space(Mapping[str, ChoiceSpec]):
             arch[key] = part[0] if spec.n_chosen == 1 else part.astype(bool) if spec.n_chosen is None else part
             start += count
         return arch
+
+    def to_bits(self, arch: Mapping[str, jax.Array]) -> jax.Array:
+        """An architecture in the form `sample` gives in as few numbers as hold its bits, int32 `[words]`. Traceable.
+
+        For keeping many of them: where each is one number or two, operations on batches are fast.
+        """
+        words = [jnp.zeros((), jnp.int32)]
+        for number, (word, shift, _) in zip(jnp.unstack(self.pack(arch)), self._fields, strict=True):
+            if word == len(words):
+                words.append(jnp.zeros((), jnp.int32))
+            words[word] |= number << shift
+        return jnp.stack(words)
+
+    def from_bits(self, words: jax.Array) -> dict[str, jax.Array]:
+        """The architecture that `to_bits` made these numbers of. Traceable."""
+        row = [(words[word] >> shift) & mask for word, shift, mask in self._fields]
+        return self.unpack(jnp.stack(row) if row else jnp.zeros(0, jnp.int32))
+
+    @property
+    def _fields(self) -> list[tuple[int, int, int]]:
+        """Word, shift and mask of each number of a row; no field lies in two words, and none uses a sign."""
+        fields, word, shift = [], 0, 0
+        for spec in self.values():
+            largest = 1 if spec.n_chosen is None else spec.n_candidates - 1
+            width = largest.bit_length()
+            for _ in range(spec.n_candidates if spec.n_chosen is None else spec.n_chosen):
+                if shift + width > 31:
+                    word, shift = word + 1, 0
+                fields.append((word, shift, 2**width - 1))
+                shift += width
+        return fields
 
     # ------------------------------------------------------------------ the other forms
 
@@ -326,7 +340,8 @@ def _mutate(uniform: jax.Array, spec: ChoiceSpec, value: jax.Array) -> jax.Array
     if spec.n_chosen is None:
         return value ^ (jnp.arange(n) == _below(uniform[0], n))
     if spec.n_chosen == 1:
-        return (value + 1 + _below(uniform[0], n - 1)) % n
+        moved = value + 1 + _below(uniform[0], n - 1)
+        return jnp.where(moved >= n, moved - n, moved)
     # Exchange the chosen one of lowest random score for the free one of highest.
     score = 1 + uniform[:n]
     held = jnp.zeros(n, bool).at[value].set(True)

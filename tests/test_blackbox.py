@@ -63,6 +63,32 @@ def test_every_searcher_finds_the_optimum_of_a_small_space(name, space):
         space.validate({key: np.asarray(leaf[i]) for key, leaf in run.archs.items()})
 
 
+def test_evolution_draws_for_many_trials_what_it_draws_for_one_and_evenly():
+    searcher = SEARCHERS["evolution"](MIXED)
+    state, rng = searcher.init(jax.random.key(0)), jax.random.key(1)
+    one = jax.tree.map(lambda leaf: leaf[0], searcher.draw(rng, 1))
+    jax.tree.map(np.testing.assert_array_equal, searcher.ask(state, rng), searcher.propose(state, one))
+    many = searcher.draw(rng, 4000)
+    assert all(word.shape == (4000,) for word in many)
+    rows = np.asarray(jax.vmap(lambda drawn: MIXED.pack(searcher.propose(state, drawn)))(many))
+    counts = np.unique(rows, axis=0, return_counts=True)[1]
+    assert len(counts) == MIXED.size == 144
+    assert ((counts - 4000 / 144) ** 2 / (4000 / 144)).sum() < 143 + 5 * np.sqrt(2 * 143)  # chi-squared
+
+
+@pytest.mark.parametrize("space", [OPS, MIXED], ids=["ops", "mixed"])
+def test_a_rollout_of_evolution_is_its_steps(space):
+    searcher = SEARCHERS["evolution"](space)
+    run = rollout(searcher, lambda a: value(space, a), jax.random.key(5), trials=20)
+    init_rng, rng = jax.random.split(jax.random.key(5))
+    state, drawn = searcher.init(init_rng), searcher.draw(rng, 20)
+    for i in range(20):
+        arch = searcher.propose(state, jax.tree.map(lambda leaf, i=i: leaf[i], drawn))
+        jax.tree.map(np.testing.assert_array_equal, arch, jax.tree.map(lambda leaf, i=i: leaf[i], run.archs))
+        state = searcher.tell(state, arch, value(space, arch))
+    jax.tree.map(np.testing.assert_array_equal, state, run.state)
+
+
 @pytest.mark.parametrize("name", ["random_search", "grid_search", "local_search", "evolution"])
 def test_a_lane_of_a_vmap_over_seeds_is_that_seed_alone_to_the_bit(name):
     table = nasbench201.device_table("cifar10", "valid_accuracy", 12)
@@ -102,7 +128,8 @@ def test_evolution_keeps_the_young_and_mutates_the_best_of_its_sample():
         state = searcher.tell(state, asked[-1], jnp.float32(score))
     rows = [OPS.pack(arch).tolist() for arch in asked]
     assert sum(a != b for a, b in zip(rows[3], rows[0], strict=True)) == 1  # a child of the best of the first three
-    assert state.rows.tolist() == [rows[3], rows[1], rows[2]]  # which, being the oldest, is gone
+    held = [OPS.pack(OPS.from_bits(bits)).tolist() for bits in state.bits]
+    assert held == [rows[3], rows[1], rows[2]]  # which, being the oldest, is gone
     assert state.scores.tolist() == [3.0, 1.0, 2.0]
     child = OPS.pack(searcher.ask(state, jax.random.key(9))).tolist()
     assert sum(a != b for a, b in zip(child, rows[3], strict=True)) == 1

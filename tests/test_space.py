@@ -126,6 +126,31 @@ def test_mutate_changes_exactly_one_decision_to_any_alternative():
     assert len(seen) == 2 + 3 + 4 + 3  # every neighbour there is
 
 
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (Space({}), 1),
+        (SPACE, 1),  # 2 + 2 + 2·2 + 3 bits
+        (Space({f"op{i}": ChoiceSpec("layer", 8) for i in range(10)}), 1),
+        (Space({f"op{i}": ChoiceSpec("layer", 8) for i in range(11)}), 2),  # 33 bits
+        (Space({"one": ChoiceSpec("layer", 1), "any": ChoiceSpec("input", 40, None, None)}), 2),
+        (Space({"five": ChoiceSpec("input", 300, None, 5), "op": ChoiceSpec("layer", 2**31 - 1)}), 3),  # 3·9, 2·9, 31
+    ],
+)
+def test_bits_give_back_the_architecture(space, words):
+    archs = [space.sample(jax.random.key(i)) for i in range(20)]
+    archs += [{key: jnp.full_like(leaf, space[key].n_candidates - 1) for key, leaf in archs[0].items()}]
+    for arch in archs:
+        bits = space.to_bits(arch)
+        assert (bits.shape, bits.dtype) == ((words,), jnp.int32)
+        assert (bits >= 0).all()
+        back = space.from_bits(bits)
+        assert list(back) == list(arch)
+        for key, leaf in arch.items():
+            assert back[key].dtype == leaf.dtype
+            np.testing.assert_array_equal(back[key], leaf)
+
+
 def test_mutate_under_jit_keeps_the_form():
     arch = SPACE.sampled(FIXED)
     changed = jax.jit(jax.vmap(SPACE.mutate, in_axes=(0, None)))(jax.random.split(jax.random.key(0), 5), arch)

@@ -24,12 +24,12 @@ class EvolutionState:
     """State of an evolution, for a population of P.
 
     Attributes:
-      rows: int32 `[P, width]`, the population, each as `Space.pack` writes it; slots not yet filled hold zeros.
+      bits: int32 `[P, words]`, the population, each as `Space.to_bits` writes it; slots not yet filled hold zeros.
       scores: float32 `[P]`, -inf for failed trials and empty slots.
       trials: int32 `[]`, scores told; the oldest of a full population is in slot `trials % P`.
     """
 
-    rows: jax.Array
+    bits: jax.Array
     scores: jax.Array
     trials: jax.Array
 
@@ -50,40 +50,60 @@ def algorithm(space: Space, *, population: int = 100, sample: int = 25) -> Searc
     check_at_least(1, population=population, sample=sample)
     example = space.sample(jax.random.key(0))
     space.mutate(jax.random.key(0), example)  # if that is an error, then here rather than inside jit
-    width = len(space.pack(example))
+    words = len(space.to_bits(example))
     n_mutation = space.n_mutation_uniforms
     n_uniforms = max(space.n_uniforms, sample + n_mutation)
 
     def init(rng: jax.Array) -> EvolutionState:
-        rows = jnp.zeros((population, width), jnp.int32)
-        return EvolutionState(rows, jnp.full(population, -jnp.inf), jnp.zeros((), jnp.int32))
+        bits = jnp.zeros((population, words), jnp.int32)
+        return EvolutionState(bits, jnp.full(population, -jnp.inf), jnp.zeros((), jnp.int32))
+
+    def draw(rng: jax.Array, n: int) -> tuple[jax.Array, ...]:
+        return _random_words(rng, n, (n_uniforms + 1) // 2)
+
+    def propose(state: EvolutionState, drawn: tuple[jax.Array, ...]) -> SampledArch:
+        # The same numbers serve either purpose. All seeds of a vmap take one branch together, so it stays a branch.
+        def random() -> jax.Array:
+            return space.to_bits(space.decode(_uniforms(drawn)[: space.n_uniforms]))
+
+        def child() -> jax.Array:
+            uniform = _uniforms(drawn)
+            slots = jnp.floor(uniform[n_mutation : n_mutation + sample] * population).astype(jnp.int32)
+            parent = space.from_bits(state.bits[slots[jnp.argmax(state.scores[slots])]])
+            return space.to_bits(space.mutation(uniform[:n_mutation], parent))
+
+        return space.from_bits(jax.lax.cond(state.trials < population, random, child))
 
     def ask(state: EvolutionState, rng: jax.Array) -> SampledArch:
-        # One draw, used either for a random architecture or for a tournament and a mutation.
-        uniform = _uniforms(rng, n_uniforms)
-        drawn = jnp.floor(uniform[n_mutation : n_mutation + sample] * population).astype(jnp.int32)
-        parent = drawn[jnp.argmax(state.scores[drawn])]
-        child = space.pack(space.mutation(uniform[:n_mutation], space.unpack(state.rows[parent])))
-        random = space.pack(space.decode(uniform[: space.n_uniforms]))
-        return space.unpack(jnp.where(state.trials < population, random, child))
+        return propose(state, tuple(word[0] for word in draw(rng, 1)))
 
     def tell(state: EvolutionState, arch: SampledArch, score: jax.Array) -> EvolutionState:
         oldest = state.trials % population  # the same in all lanes of a vmap over seeds, so this is a cheap update
-        rows = jax.lax.dynamic_update_index_in_dim(state.rows, space.pack(arch), oldest, 0)
+        bits = jax.lax.dynamic_update_index_in_dim(state.bits, space.to_bits(arch), oldest, 0)
         scores = jax.lax.dynamic_update_index_in_dim(state.scores, rank(score), oldest, 0)
-        return EvolutionState(rows, scores, state.trials + 1)
+        return EvolutionState(bits, scores, state.trials + 1)
 
-    return Searcher(init, ask, tell, lambda state, arch: state, space)
+    return Searcher(init, ask, tell, lambda state, arch: state, space, draw, propose)
 
 
-def _uniforms(rng: jax.Array, n: int) -> jax.Array:
-    """Uniform numbers in [0, 1), float32 `[n]`, in steps of 2^-16: two of each word that is drawn.
+def _random_words(rng: jax.Array, n: int, words: int) -> tuple[jax.Array, ...]:
+    """Random bits of n trials, a uint32 `[n]` for each word that a trial needs.
 
-    Drawing is most of what a trial over a table costs. An index below k that is made of such a number is as likely as
-    any other to within a share of k/65536.
+    They are the data of split keys: twice as many for the same work as from `jax.random.bits`, which gives half of what
+    the hash makes. Drawing is a third of what a trial over a table costs.
     """
-    words = jax.random.bits(rng, ((n + 1) // 2,), jnp.uint32)
-    return jnp.concatenate([words >> 16, words & 0xFFFF])[:n].astype(jnp.float32) / 65536
+    keys = -(-n * words // jax.random.key_data(rng).size)
+    flat = jax.random.key_data(jax.random.split(rng, keys)).reshape(-1)
+    return tuple(flat[i * n : (i + 1) * n] for i in range(words))
+
+
+def _uniforms(words: tuple[jax.Array, ...]) -> jax.Array:
+    """Uniform numbers in [0, 1), float32 `[2 * words]`, in steps of 2^-16: two of each word.
+
+    An index below k that is made of such a number is as likely as any other to within a share of k/65536.
+    """
+    halves = [half for word in words for half in (word >> 16, word & 0xFFFF)]
+    return jnp.stack([half.astype(jnp.float32) / 65536 for half in halves])
 
 
 def search(
