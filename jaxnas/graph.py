@@ -254,7 +254,7 @@ class _Flow:
         return frozenset({_Token(key, self._given[key])})
 
     def _scan(self, params: Mapping[str, Any], inputs: list[Tokens]) -> list[Tokens]:
-        fixed, carries = params["num_consts"], params["num_consts"] + params["num_carry"]
+        fixed, carries = _scan_parts(params)
         (body,) = _bodies(params)
         outputs, stacked = self._loop(
             lambda carry: self.run(body, [*inputs[:fixed], *carry, *inputs[carries:]]),
@@ -292,6 +292,14 @@ class _Flow:
                 break
         self._times = times
         return carry, stacked
+
+
+def _scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Where the constants and where the carry end among the arguments of a scan."""
+    if "num_consts" in params:  # JAX 0.10
+        return params["num_consts"], params["num_consts"] + params["num_carry"]
+    constants, carry, _ = params["ft_in"].unpack()
+    return len(constants), len(constants) + len(carry)
 
 
 def _bodies(params: Mapping[str, Any]) -> list[Any]:

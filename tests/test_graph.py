@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import jaxnas
 from experiments.quickstart import Net
 from jaxnas import InputChoice, LayerChoice
-from jaxnas.graph import Cell, CellEdge, graph_or_none, trace_graph
+from jaxnas.graph import Cell, CellEdge, _scan_parts, graph_or_none, trace_graph
 from jaxnas.report.layout import layout
 
 X = jax.ShapeDtypeStruct((2, 4), jnp.float32)
@@ -171,6 +171,15 @@ def test_scan_is_one_node_per_choice_counted_by_its_length():
     graph = graph_of(scanned(5))
     assert edges(graph) == PAIR
     assert uses(graph) == {"input": 1, "pair/a": 5, "pair/b": 5, "output": 1}
+
+
+def test_the_parts_of_a_scan_in_jax_0_10_and_0_11():
+    class FlatTree(tuple):
+        def unpack(self):
+            return self
+
+    assert _scan_parts({"num_consts": 2, "num_carry": 3}) == (2, 5)
+    assert _scan_parts({"ft_in": FlatTree([(None,) * 2, (None,) * 3, (None,)])}) == (2, 5)
 
 
 def test_a_carry_reaches_what_comes_after_the_loop_over_several_turns():
