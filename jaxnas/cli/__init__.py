@@ -1,4 +1,4 @@
-"""The command `jaxnas`: search, retrain, show, report, watch."""
+"""The command `jaxnas`: search, retrain, show, report, watch, plot, compare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 try:
     import typer
 
-    from jaxnas.cli import looking, reporting, searching, training
+    from jaxnas.cli import looking, plotting, reporting, searching, training
 except ModuleNotFoundError as missing:
     if missing.name not in ("typer", "rich"):
         raise
@@ -24,6 +24,7 @@ app.command()(training.retrain)
 app.command()(looking.show)
 app.command()(reporting.report)
 app.command()(reporting.watch)
+app.command()(plotting.plot)
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
+from jaxnas.errors import RunError
+
 Point = tuple[float, float]
 
 _GAP = 1.5  # between components, in units
@@ -27,21 +29,23 @@ class Layout(NamedTuple):
     height: float
 
 
-def layout(nodes: Sequence[str], edges: Sequence[tuple[str, str]]) -> Layout:
+def layout(nodes: Sequence[str], edges: Sequence[tuple[str, str]], *, sources_on_top: bool = False) -> Layout:
     """Places a graph. The same arguments always give the same drawing.
 
     Args:
       nodes: names, each once. Parts that are not connected stand side by side, in the order of their first nodes.
       edges: `(source, target)`, acyclic; every target is placed below its source. Equal ones have equal paths.
+      sources_on_top: every node stands as high as its edges let it, those that no edge leads to in the top layer; else
+        nodes stand where edges are shortest.
 
     Raises:
       ValueError: for an edge of an unknown node, or to its own source.
-      ModuleNotFoundError: if fast-sugiyama is not installed.
+      RunError: if fast-sugiyama is not installed.
     """
     try:
         from fast_sugiyama import from_edges
     except ModuleNotFoundError:
-        raise ModuleNotFoundError('drawing graphs needs fast-sugiyama: pip install "jaxnas[report]"') from None
+        raise RunError('drawing graphs needs fast-sugiyama: pip install "jaxnas[report]"') from None
     for edge in edges:
         if not set(edge) <= set(nodes) or edge[0] == edge[1]:
             raise ValueError(f"{edge} is no edge between two of the nodes {list(nodes)}.")
@@ -49,7 +53,8 @@ def layout(nodes: Sequence[str], edges: Sequence[tuple[str, str]]) -> Layout:
     linked = [node for node in nodes if node in ends]
     number = {node: i for i, node in enumerate(linked)}  # the library counts the layers that edges cross from here on
     links = sorted({(number[source], number[target]) for source, target in edges})
-    placed = from_edges(links, vertex_spacing=1, dummy_size=0.4, check_layout=False) if links else []
+    ranking: Any = "up" if sources_on_top else "minimize"
+    placed = from_edges(links, vertex_spacing=1, dummy_size=0.4, ranking_type=ranking) if links else []
     # A part: its points, by the name of a node or a number, and the routes of its edges.
     parts: list[tuple[dict[str | int, Point], list[list[int]]]] = [
         (
