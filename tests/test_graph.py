@@ -437,6 +437,14 @@ def test_layouts_by_hand():
     assert over.paths[2][1][0] != over.positions["b"][0]
 
 
+def test_sources_on_top():
+    nodes, links = ["a", "b", "c", "d", "late"], [("a", "b"), ("b", "c"), ("c", "d"), ("late", "d")]
+    assert layout(nodes, links).positions["late"][1] == 2  # beside c, where its edge is shortest
+    drawn = layout(nodes, links, sources_on_top=True)
+    assert [y for _, y in drawn.positions.values()] == [0, 1, 2, 3, 0]
+    assert len(drawn.paths[3]) == 4
+
+
 @pytest.mark.parametrize("edge", [("a", "x"), ("a", "a")])
 def test_layout_refuses_edges_of_nothing(edge):
     with pytest.raises(ValueError, match="no edge between two"):

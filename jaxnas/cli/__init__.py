@@ -25,6 +25,7 @@ app.command()(looking.show)
 app.command()(reporting.report)
 app.command()(reporting.watch)
 app.command()(plotting.plot)
+app.command()(plotting.compare)
 
 
 def main() -> None:
