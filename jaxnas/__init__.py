@@ -10,7 +10,7 @@ Describe a model with open choices, search, export, apply, retrain:
 
 __version__ = "0.1.0"
 
-from jaxnas import benchmarks, data, spaces, training
+from jaxnas import benchmarks, callbacks, data, spaces, training
 from jaxnas.algorithms import darts, enas
 from jaxnas.algorithms.base import Algorithm
 from jaxnas.architecture import ChoiceSpec
@@ -27,7 +27,7 @@ from jaxnas.blackbox import (
 )
 from jaxnas.choices import NO_KEY, InputChoice, LayerChoice
 from jaxnas.cost import Cost, cost
-from jaxnas.errors import ArchitectureError, DataError, NonFiniteLossError, RunError
+from jaxnas.errors import ArchitectureError, DataError, Interrupted, NonFiniteLossError, RunError
 from jaxnas.fixed import apply_fixed_architecture, inherit
 from jaxnas.search import Candidate, SearchResult
 from jaxnas.serialization import export, load
@@ -43,6 +43,7 @@ __all__ = [
     "Cost",
     "DataError",
     "InputChoice",
+    "Interrupted",
     "LayerChoice",
     "NonFiniteLossError",
     "RunError",
@@ -53,6 +54,7 @@ __all__ = [
     "Trials",
     "apply_fixed_architecture",
     "benchmarks",
+    "callbacks",
     "cost",
     "darts",
     "data",

@@ -17,6 +17,10 @@ class RunError(ValueError):
     """A run directory that cannot be read or must not be overwritten."""
 
 
+class RunEndedError(RunError):
+    """A run directory holds a run of the same configuration that has finished: there is nothing left to do."""
+
+
 class NonFiniteLossError(ArithmeticError):
     """A loss or gradient became NaN or infinite.
 
@@ -31,3 +35,15 @@ class NonFiniteLossError(ArithmeticError):
         self.epoch = epoch
         self.step = step
         self.result = result
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop by SIGTERM or Ctrl-C, and has saved what it had done.
+
+    Attributes:
+      signal: number of the signal.
+    """
+
+    def __init__(self, message: str, *, signal: int):
+        super().__init__(message)
+        self.signal = signal

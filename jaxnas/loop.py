@@ -13,6 +13,9 @@ import numpy as np
 
 from jaxnas.data import Dataset
 
+_IN_FLIGHT = 2
+"""Calls that may be under way at once: enough to keep a device busy, few enough to know where it is."""
+
 
 class Epoch(NamedTuple):
     """What one epoch gave.
@@ -22,11 +25,35 @@ class Epoch(NamedTuple):
       metrics: per metric a float array `[steps]`.
       bad_step: the first step with a loss or gradient that was not finite, or None.
       compile_seconds: time of the first call, which compiles; 0 if nothing was compiled.
+      done: steps done, fewer than asked for if `after_call` stopped it.
     """
 
     state: Any
     metrics: dict[str, np.ndarray]
     bad_step: int | None
+    compile_seconds: float
+    done: int
+
+
+class Call(NamedTuple):
+    """What is known after a compiled call of one or more steps.
+
+    Attributes:
+      done: steps of the epoch done.
+      steps: steps of the whole epoch.
+      state: the state after it. The next call takes its buffers, so it must not be kept.
+      fine: bool `[]`, on the device: whether all losses and gradients so far were finite.
+      collected: `{name: [k]}` of every call so far.
+      settled: `{name: [k]}` of a call whose values are there already, one of the last.
+      compile_seconds: of this epoch so far.
+    """
+
+    done: int
+    steps: int
+    state: Any
+    fine: jax.Array
+    collected: list[dict[str, Any]]
+    settled: dict[str, Any]
     compile_seconds: float
 
 
@@ -43,8 +70,10 @@ def make_epoch(
         slow inside a loop, else the largest divisor of the epoch's steps up to 50.
 
     Returns:
-      `run(state, rng, images, labels, streams) -> Epoch`. A stream is an index array `[steps, B]`, or None
-      for a batch of None. `state` is donated.
+      `run(state, rng, images, labels, streams, *, start=0, before=None, after_call=None) -> Epoch`. A stream is an
+      index array `[steps, B]`, or None for a batch of None. `state` is donated. An epoch that was cut off goes on
+      with `start`, the steps done, and `before`, their metrics. `after_call(Call) -> bool` is called after each
+      compiled call; True ends the epoch there.
     """
 
     if steps_per_call is not None and (not isinstance(steps_per_call, int) or steps_per_call < 1):
@@ -74,29 +103,44 @@ def make_epoch(
 
     compiled: set[Any] = set()
 
-    def run(state, rng, images, labels, streams) -> Epoch:
+    def run(state, rng, images, labels, streams, *, start=0, before=None, after_call=None) -> Epoch:
         steps = next(len(s) for s in streams if s is not None)
         chunk = steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
         chunk = max(d for d in range(1, min(chunk, steps) + 1) if steps % d == 0)
-        carry, collected, seconds = (state, jnp.array(True)), [], 0.0
+        carry, collected, seconds, done = (state, jnp.array(True)), [before] if start else [], 0.0, start
         form = (chunk, *(s is None for s in streams))
-        for first in range(0, steps, chunk):
+        for first in range(start, steps, chunk):
             part = tuple(None if s is None else s[first : first + chunk] for s in streams)
-            start = time.perf_counter()
+            began = time.perf_counter()
             carry, metrics = call(carry, rng, images, labels, first, part)
+            collected.append(metrics)
             if form not in compiled:
                 jax.block_until_ready(carry)
-                seconds = time.perf_counter() - start
+                seconds = time.perf_counter() - began
                 compiled.add(form)
-            collected.append(metrics)
+                settled = metrics
+            elif len(collected) > _IN_FLIGHT:
+                settled = jax.block_until_ready(collected[-1 - _IN_FLIGHT])
+            else:
+                settled = collected[0]
+            done = first + chunk
             if len(collected) % 100 == 0 and not carry[1]:
                 break
+            if after_call is not None and after_call(
+                Call(done, steps, carry[0], carry[1], collected, settled, seconds)
+            ):
+                break
         state, fine = carry
-        metrics = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(collected))
+        metrics = gathered(collected)
         bad = None if fine else _first_bad(metrics, watched)
-        return Epoch(state, metrics, bad, seconds)
+        return Epoch(state, metrics, bad, seconds, done)
 
     return run
+
+
+def gathered(collected: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The metrics of several calls as one array `[steps]` each."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(collected))
 
 
 def own_buffers(state: Any) -> Any:

@@ -9,37 +9,115 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.callbacks.base import Callback, Run, Step, Stop
+
 _SHOWN = (
-    *("train_loss", "train_accuracy", "supernet_accuracy", "reward", "entropy"),
+    *("train_loss", "valid_loss", "train_accuracy", "supernet_accuracy", "reward", "entropy"),
     *("sampled_accuracy", "derived_accuracy", "test_accuracy"),
 )
+_ON_THE_BAR = ("train_loss", "valid_loss", "train_accuracy", "reward")
 
 
-def print_epoch(record: Mapping[str, Any]) -> None:
-    """Prints one line about an epoch's record."""
-    parts = [f"epoch {record['epoch'] + 1}/{record['epochs']}"]
-    for name in _SHOWN:
-        if name in record:
-            parts.append(f"{name.replace('_', ' ')} {record[name]:.4f}")
-    compiling = f", of it {record['compile_seconds']:.1f} s compiling" if record["compile_seconds"] > 0.5 else ""
-    print("  ".join([*parts, f"({record['seconds']:.1f} s{compiling})"]), flush=True)
+class Progress(Callback):
+    """A line for each epoch, and on a terminal below them a bar for the steps (with rich, if it is installed).
+
+    Until the first step has ended, the bar says that it is being compiled.
+    """
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_begin(self, run: Run) -> None:
+        self._run = run
+        self._seconds: list[float] = []
+        head = f"{run.steps} steps per epoch, of which the first compiles"
+        self._bar = _bar()
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=None, head="compiling", tail="the first step, once")
+        self.say(f"{run.space!r}; {head}" if run.space is not None else head)
+        self._shown = 0.0
+        self._paced: tuple[float, int] | None = None
+
+    def on_step_end(self, step: Step) -> None:
+        now = time.perf_counter()
+        done = (step.epoch * step.steps) + step.step
+        if step.compile_seconds > 0.5:
+            self.say(f"compiled in {step.compile_seconds:.1f} s")
+        if self._paced is None or step.compile_seconds:
+            self._paced = (now, done)
+        if self._bar is None or now - self._shown < 0.1:
+            return
+        self._shown = now
+        since, first = self._paced
+        total = self._run.epochs * step.steps
+        speed = (done - first) / (now - since) if done > first else 0.0
+        means = {name: float(np.mean(step.metrics[name])) for name in _ON_THE_BAR if name in step.metrics}
+        values = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items())
+        left = f"  {_duration((total - done) / speed)} left" if speed else ""
+        self._bar.update(
+            self._task,
+            total=total,
+            completed=done,
+            head=f"epoch {step.epoch + 1}/{self._run.epochs}",
+            tail=f"step {step.step}/{step.steps}  {values}  {speed:.1f} steps/s{left}",
+        )
+
+    def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
+        self.say(epoch_line(metrics, self._run.epochs))
+        return None
+
+    def on_end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def reporter(progress: bool | Callable[[dict], None]) -> Callable[[dict], None]:
-    """What to call with each epoch's record, for an argument `progress`."""
+class Reporter(Callback):
+    """Calls a function with each epoch's record and the number of epochs."""
+
+    def __init__(self, report: Callable[[dict], None]):
+        self._report = report
+
+    def on_begin(self, run: Run) -> None:
+        self._epochs = run.epochs
+
+    def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
+        self._report({**metrics, "epochs": self._epochs})
+        return None
+
+
+def progress_callback(progress: bool | Callable[[dict], None]) -> Callback | None:
+    """The callback for an argument `progress`."""
     if callable(progress):
-        return progress
-    return print_epoch if progress else lambda record: None
+        return Reporter(progress)
+    return Progress() if progress else None
 
 
-def out_of_time(started: float, max_minutes: float | None, epoch_seconds: float) -> bool:
-    """Whether another epoch as long as the last would go beyond `max_minutes` since `started` (`time.perf_counter`)."""
-    return max_minutes is not None and time.perf_counter() - started + epoch_seconds > 60 * max_minutes
+def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
+    """One line about an epoch's record."""
+    parts = [f"epoch {record['epoch'] + 1}/{epochs}"]
+    parts += [f"{name.replace('_', ' ')} {record[name]:.4f}" for name in _SHOWN if record.get(name) is not None]
+    if "arch" in record:
+        parts.append(short_arch(record["arch"]))
+    compiling = f", of it {record['compile_seconds']:.1f} s compiling" if record["compile_seconds"] > 0.5 else ""
+    return "  ".join([*parts, f"({record['seconds']:.1f} s{compiling})"])
 
 
-def print_stopped(done: int, epochs: int) -> None:
-    """Says that a run stopped in time, before its end."""
-    print(f"stopped in time after epoch {done} of {epochs}; the same call goes on from here", flush=True)
+def short_arch(arch: Mapping[str, Any], most: int = 60) -> str:
+    """An architecture in at most so many characters: the decisions in order, `3x3 5x5 0,2 …`."""
+    decisions = []
+    for value in arch.values():
+        chosen = value if isinstance(value, (list, tuple)) else (value,)
+        decisions.append(",".join(map(str, chosen)) or "-")
+    text = " ".join(decisions)
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def describe_model(model_fn: Any) -> str:
@@ -68,3 +146,23 @@ def non_finite_message(
         f"(both count from 0). The values from before that step are kept as `error.result`{kept}. A lower learning "
         "rate, a smaller grad_clip, or a look at the inputs usually helps."
     )
+
+
+def _bar() -> Any:
+    """A rich progress bar if there is a terminal (or a notebook) to show it, else None."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    except ModuleNotFoundError:
+        return None
+    console = Console()
+    if not console.is_terminal and not console.is_jupyter:
+        return None
+    texts = [TextColumn("{task.fields[" + name + "]}", markup=False) for name in ("head", "tail")]
+    return Progress(SpinnerColumn(), texts[0], BarColumn(20), texts[1], TimeElapsedColumn(), console=console)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

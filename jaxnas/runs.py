@@ -5,7 +5,8 @@ file                      what
 ========================  ============================================================
 `config.json`             what was asked for, and with which versions
 `history.jsonl`           one JSON object per epoch, written as it happens
-`checkpoints/`            the state after the last epochs, until the run has ended
+`run.lock`                held by the process that works in the directory
+`checkpoints/`            the last states, until the run has ended; see `jaxnas.checkpoints`
 `final_arch.json`         the found architecture (searches)
 `result.json`             how it ended
 `weights.msgpack`         the variables (supernet or trained model), as msgpack arrays
@@ -14,10 +15,11 @@ file                      what
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,11 +31,15 @@ from flax import serialization
 
 from jaxnas import checkpoints
 from jaxnas.architecture import ChoiceSpec
-from jaxnas.errors import ArchitectureError, RunError
+from jaxnas.checkpoints import Position
+from jaxnas.errors import ArchitectureError, RunEndedError, RunError
+from jaxnas.locking import Lock, held
 from jaxnas.serialization import read_json, write_bytes, write_text
 from jaxnas.space import Space
 
 State = TypeVar("State")
+
+_NOT_COMPARED = ("versions", "graph")
 
 
 class RunDirectory:
@@ -42,85 +48,143 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike | None):
         self.path = None if path is None else Path(path)
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Begins a run, or goes on with one of the same configuration that was interrupted.
+    @contextlib.contextmanager
+    def open(self, config: Mapping[str, Any], *, resume: bool = True) -> Iterator[None]:
+        """Holds the directory, to begin a run or to go on with one of the same configuration that was interrupted.
 
         Raises:
-          RunError: if the directory holds a run that has ended or of another configuration, or cannot be written.
+          RunError: if the directory holds a run that has ended, is of another configuration, or may not be resumed;
+            if another process works in it; if it cannot be written.
         """
         if self.path is None:
+            yield
             return
-        if resumable(self.path):
-            _check_same(self.path, read_config(self.path), _plain(config))
-            return
+        with Lock(self.path / "run.lock"):
+            self._start(config, resume)
+            yield
+
+    def _start(self, config: Mapping[str, Any], resume: bool) -> None:
+        assert self.path is not None
         if holds_run(self.path):
-            raise RunError(f"{self.path} holds a run already; choose another directory, or remove this one.")
+            try:
+                differences = _differences(read_config(self.path), _plain(config))
+            except RunError as e:
+                raise RunError(f"{self.path} holds a run already, whose configuration cannot be read: {e}") from None
+            self._check_resumable(differences, resume)
+            return
         self._write_json("config.json", {**config, "versions": versions()})
 
-    def resume(self, state: State) -> tuple[State, list[dict[str, Any]]]:
-        """The state and history of the run so far; `(state, [])` if it begins.
+    def _check_resumable(self, differences: str, resume: bool) -> None:
+        ended = status(self.path)  # type: ignore[arg-type]
+        other = f" of another configuration: {differences}" if differences else ""
+        if ended is not None:
+            error = RunEndedError if ended == "finished" and resume and not differences else RunError
+            raise error(
+                f"{self.path} holds a run already, which has {ended}{',' if other else ''}{other}. Choose another "
+                "directory, or remove this one."
+            )
+        if differences:
+            raise RunError(
+                f"{self.path} holds a run{other}. It was interrupted; give the same to go on with it, or choose "
+                "another directory."
+            )
+        if not resume:
+            raise RunError(
+                f"{self.path} holds a run already, which was interrupted; with resume=True the same call goes on with "
+                "it. Choose another directory to begin anew."
+            )
+        if not resumable(self.path):  # type: ignore[arg-type]
+            raise RunError(
+                f"{self.path} holds a run already, which has no checkpoint to go on from; choose another directory, "
+                "or remove this one."
+            )
+
+    def resume(self, state: State) -> tuple[State, Position, list[dict[str, Any]]]:
+        """The state, position and history of the run so far; `(state, the beginning, [])` if it begins.
 
         Raises:
-          RunError: if the checkpoint or the history is damaged.
+          RunError: if all checkpoints or the history are damaged.
         """
         if self.path is None:
-            return state, []
+            return state, Position(), []
         found = checkpoints.restore(self.path / "checkpoints", state)
         if found is None:
             (self.path / "history.jsonl").unlink(missing_ok=True)  # of an epoch that was not saved
-            return state, []
-        epochs, state = found
-        history = read_history(self.path)[:epochs]
-        if len(history) < epochs:
-            raise RunError(f"{self.path}: its checkpoint is of epoch {epochs}, its history has {len(history)} epochs.")
+            return state, Position(), []
+        position, state = found
+        history = read_history(self.path)[: position.epoch]
+        if len(history) < position.epoch:
+            raise RunError(
+                f"{self.path}: its checkpoint is of epoch {position.epoch}, its history has {len(history)} epochs."
+            )
         # An epoch that was logged but not saved is done again.
         write_text(self.path / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
-        return state, [{**record, **_decisions(record)} for record in history]
-
-    def save(self, epochs: int, state: Any) -> None:
-        """Saves the state after `epochs` epochs."""
-        if self.path is not None:
-            checkpoints.save(self.path / "checkpoints", epochs, state)
+        return state, position, [{**record, **_decisions(record)} for record in history]
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Appends an epoch to the history."""
+        """Appends an epoch to the history. Raises RunError if it cannot be written."""
         if self.path is not None:
-            with open(self.path / "history.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(_plain(record)) + "\n")
+            try:
+                with open(self.path / "history.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(_plain(record)) + "\n")
+            except OSError as e:
+                raise RunError(
+                    f"{self.path}: history.jsonl cannot be written: {e.strerror}. The same call goes on from the last "
+                    "checkpoint."
+                ) from None
 
-    def finish(self, result: Mapping[str, Any], variables: Any) -> None:
-        """Writes how the run ended, and its weights."""
+    def finish(self, result: Mapping[str, Any], variables: Any, *, keep_checkpoints: bool = False) -> None:
+        """Writes how the run ended, and its weights. Raises RunError if they cannot be written."""
         if self.path is not None:
             arrays = jax.tree.map(np.asarray, jax.device_get(dict(variables)))
-            write_bytes(self.path / "weights.msgpack", serialization.msgpack_serialize(arrays))
+            self._write("weights.msgpack", write_bytes, serialization.msgpack_serialize(arrays))
             self._write_json("result.json", result)
-            checkpoints.remove(self.path / "checkpoints")
+            if not keep_checkpoints:
+                checkpoints.remove(self.path / "checkpoints")
 
     def _write_json(self, name: str, value: Any) -> None:
+        self._write(name, write_text, json.dumps(_plain(value), indent=2))
+
+    def _write(self, name: str, write: Callable[[Path, Any], None], content: Any) -> None:
         assert self.path is not None
         try:
-            write_text(self.path / name, json.dumps(_plain(value), indent=2))
+            write(self.path / name, content)
         except OSError as e:
-            raise RunError(f"{self.path}: cannot be written: {e.strerror}.") from None
+            raise RunError(f"{self.path}: {name} cannot be written: {e.strerror}.") from None
 
 
 def holds_run(path: str | os.PathLike) -> bool:
     """Whether a directory holds work that must not be overwritten: a result, a checkpoint, or more than one epoch."""
     history = Path(path) / "history.jsonl"
     epochs = len(history.read_bytes().splitlines()) if history.exists() else 0
-    return (Path(path) / "result.json").exists() or epochs > 1 or resumable(path)
+    return status(path) is not None or epochs > 1 or resumable(path)
 
 
 def resumable(path: str | os.PathLike) -> bool:
     """Whether a directory holds a run that was interrupted and can go on."""
-    return not (Path(path) / "result.json").exists() and checkpoints.there(Path(path) / "checkpoints")
+    return status(path) is None and checkpoints.newest(Path(path) / "checkpoints") is not None
 
 
-def fresh(path: str | os.PathLike) -> Path:
-    """`path` itself if no run is there, else the first free `path-2`, `path-3`, …"""
+def status(path: str | os.PathLike) -> str | None:
+    """`"finished"` or `"failed"`, as `result.json` says; None for a run that has not ended."""
+    if not (Path(path) / "result.json").exists():
+        return None
+    try:
+        return str(read_result(path).get("status", "finished"))
+    except RunError:  # damaged, but there
+        return "finished"
+
+
+def working(path: str | os.PathLike) -> bool:
+    """Whether a process is working in a run directory."""
+    return held(Path(path) / "run.lock")
+
+
+def free(path: str | os.PathLike) -> Path:
+    """The first of `path`, `path-2`, `path-3`, … that holds no run, or one that was interrupted, to go on with it."""
     path, number = Path(path), 1
     candidate = path
-    while holds_run(candidate):
+    while working(candidate) or (holds_run(candidate) and not resumable(candidate)):
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
@@ -215,14 +279,15 @@ def _read(path: str | os.PathLike, name: str) -> dict[str, Any]:
     return value
 
 
-def _check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    differ = [k for k in {**before, **now} if k != "versions" and before.get(k) != now.get(k)]
-    if differ:
-        changes = "; ".join(f"{k} was {before.get(k)!r}, is now {now.get(k)!r}" for k in differ)
-        raise RunError(
-            f"{path} holds a run of another configuration, which was interrupted: {changes}. Give the same to go on "
-            "with it, or choose another directory."
-        )
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """In which entries two configurations differ, in words; empty if in none."""
+    differ = [k for k in {**before, **now} if k not in _NOT_COMPARED and before.get(k) != now.get(k)]
+    return "; ".join(f"{k} was {_short(before.get(k))}, is now {_short(now.get(k))}" for k in differ)
+
+
+def _short(value: Any, most: int = 300) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _decisions(record: Mapping[str, Any]) -> dict[str, Any]:

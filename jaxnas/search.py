@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.algorithms.base import Algorithm
+from jaxnas.callbacks.base import Run, Stop
+from jaxnas.checkpoints import Position
 from jaxnas.checks import check_at_least, check_batch_size, check_seed
 from jaxnas.data import Dataset
 from jaxnas.data.batches import epoch_batches, split_indices
@@ -21,9 +22,9 @@ from jaxnas.evaluation import LossFn, MetricsFn, objective
 from jaxnas.fixed import FixedModel, apply_fixed_architecture, inherit
 from jaxnas.graph import graph_or_none
 from jaxnas.loop import Epoch, make_epoch, own_buffers
-from jaxnas.progress import describe_model, non_finite_message, out_of_time, print_stopped, reporter
-from jaxnas.runs import RunDirectory
+from jaxnas.progress import describe_model, non_finite_message
 from jaxnas.serialization import export
+from jaxnas.session import Running, Session
 from jaxnas.space import Space, trace
 from jaxnas.validation import RECALIBRATION_BATCHES, Validate, make_validation
 
@@ -197,10 +198,7 @@ def run(
     phases: Callable[[int], Sequence[Phase]],
     review: Callable[..., Review],
     settings: Mapping[str, Any],
-    workdir: str | os.PathLike | None,
-    progress: bool | Callable[[dict], None],
-    steps_per_call: int | None,
-    max_minutes: float | None,
+    running: Running,
 ) -> SearchResult:
     """Runs an algorithm.
 
@@ -211,35 +209,39 @@ def run(
       review: `(state, validate, rng, *, last) -> Review`, called after every epoch; `validate` scores on the
         architecture's part of the data (see `jaxnas.validation`), or is None where the epoch is not validated.
       settings: what to write to `config.json` besides the plan.
-      workdir, progress, steps_per_call, max_minutes: see `jaxnas.darts.search`.
+      running: where to, what follows it, when to save and to stop.
 
     Raises:
-      NonFiniteLossError, RunError: see `jaxnas.darts.search`.
+      Interrupted, NonFiniteLossError, RunError: see `jaxnas.darts.search`.
     """
-    directory = RunDirectory(workdir)
-    directory.start({**_settings(plan), **settings})
-    if progress is True:
-        steps = " + ".join(str(phase.steps) for phase in phases(plan.epochs - 1))
-        print(f"{plan.space!r}; {steps} steps per epoch, of which the first compiles", flush=True)
-    say = reporter(progress)
-    started = time.perf_counter()
+    config = {**_settings(plan), **settings}
+    with Session(running, config) as session:
+        return _run(plan, algorithm, phases, review, config, running, session)
 
+
+def _run(
+    plan: Plan,
+    algorithm: Algorithm,
+    phases: Callable[[int], Sequence[Phase]],
+    review: Callable[..., Review],
+    config: dict[str, Any],
+    running: Running,
+    session: Session,
+) -> SearchResult:
     dataset = plan.dataset
     images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     state = algorithm.init(_key(plan.seed, "init"), (dataset.example(plan.batch_size), labels[: plan.batch_size]))
-    state = own_buffers(state)
-    run_epoch = make_epoch(algorithm.step, dataset, watched=_WATCHED, steps_per_call=steps_per_call)
+    state, at = session.resume(own_buffers(state))
+    run_epoch = make_epoch(algorithm.step, dataset, watched=_WATCHED, steps_per_call=running.steps_per_call)
     validate = _validation(plan, images, labels)
-    state, history = directory.resume(state)
-    if history and progress is True:
-        print(f"going on after epoch {len(history)} of {plan.epochs}", flush=True)
+    session.begin(_described(plan, config, session, sum(phase.steps for phase in phases(plan.epochs - 1))), at)
 
     def result(arch: dict[str, Any], candidates: tuple[Candidate, ...] = ()) -> SearchResult:
         return SearchResult(
             arch=arch,
             alphas=jax.device_get(getattr(state, "alphas", {})),
             variables=state.variables,
-            history=history,
+            history=session.history,
             space=plan.space,
             model_fn=plan.model_fn,
             example=dataset.example(),
@@ -247,49 +249,98 @@ def run(
             candidates=candidates,
         )
 
-    found = Review({}, {})
-    for epoch in range(len(history), plan.epochs):
-        epoch_started = time.perf_counter()
-        epoch_rng = jax.random.fold_in(_key(plan.seed, "epochs"), epoch)
-        record: dict[str, Any] = {"epoch": epoch}
-        compile_seconds, steps_before = 0.0, 0
-        for i, phase in enumerate(phases(epoch)):
-            shuffle_rng, augment_rng, review_rng = jax.random.split(jax.random.fold_in(epoch_rng, i), 3)
-            ran = run_epoch(state, augment_rng, images, labels, _streams(plan, shuffle_rng, phase))
-            state, compile_seconds = ran.state, compile_seconds + ran.compile_seconds
-            if ran.bad_step is not None:
-                last_good = result(algorithm.derive(state))
-                _stop_non_finite(directory, last_good, epoch, steps_before, ran)
-            record |= {name: float(values.mean()) for name, values in ran.metrics.items()}
-            steps_before += phase.steps
-        last = epoch + 1 == plan.epochs
-        validated = last or (epoch + 1) % plan.validate_every == 0
-        found = review(state, validate if validated else None, review_rng, last=last)
-        record |= {
-            **found.record,
-            "arch": found.arch,
-            "seconds": time.perf_counter() - epoch_started,
-            "compile_seconds": compile_seconds,
-        }
-        history.append(record)
-        directory.log(record)
-        say({**record, "epochs": plan.epochs})
-        if last:
-            break
-        directory.save(epoch + 1, state)
-        if out_of_time(started, max_minutes, record["seconds"] - compile_seconds):
-            if progress is True:
-                print_stopped(epoch + 1, plan.epochs)
-            return result(found.arch, found.candidates)
+    def validate_unless_interrupted(*args: Any, **options: Any) -> dict[str, float]:
+        session.check(at, state)
+        return validate(*args, **options)
 
-    if directory.path is not None:
-        export(found.arch, directory.path / "final_arch.json")
-    scores = {k: v for k, v in history[-1].items() if isinstance(v, float) and not k.endswith("seconds")}
-    summary = {"status": "finished", "arch": found.arch, "epochs": plan.epochs, **scores}
-    candidates = [candidate._asdict() for candidate in found.candidates]
-    ended = {**summary, "seconds": time.perf_counter() - started, "candidates": candidates}
-    directory.finish(ended, state.variables)
-    return result(found.arch, found.candidates)
+    while True:
+        epoch, epoch_phases, steps_before = at.epoch, phases(at.epoch), 0
+        steps = sum(phase.steps for phase in epoch_phases)
+        epoch_rng = jax.random.fold_in(_key(plan.seed, "epochs"), epoch)
+        stepped = False
+        for i, phase in enumerate(epoch_phases):
+            shuffle_rng, augment_rng, review_rng = jax.random.split(jax.random.fold_in(epoch_rng, i), 3)
+            if i >= at.phase:
+                entered, follow = time.perf_counter(), session.follow(at, steps_before, steps)
+                streams = _streams(plan, shuffle_rng, phase)
+                resumed = {"start": at.step, "before": at.metrics, "after_call": follow}
+                ran = run_epoch(state, augment_rng, images, labels, streams, **resumed)
+                state, stepped = ran.state, stepped or ran.done > at.step
+                if ran.bad_step is not None:
+                    _stop_non_finite(session, result(algorithm.derive(state)), epoch, steps_before, ran)
+                if session.stopped:
+                    return result(algorithm.derive(state))
+                at = Position(
+                    epoch=epoch,
+                    phase=i + 1,
+                    record=at.record | {name: float(values.mean()) for name, values in ran.metrics.items()},
+                    seconds=at.seconds + time.perf_counter() - entered,
+                    compile_seconds=at.compile_seconds + ran.compile_seconds,
+                )
+            steps_before += phase.steps
+        if stepped and not session.may_review(at, state):
+            return result(algorithm.derive(state))
+
+        last = epoch + 1 == plan.epochs
+        with session.reviewing(at, state):
+            entered = time.perf_counter()
+            validated = last or (epoch + 1) % plan.validate_every == 0
+            found = review(state, validate_unless_interrupted if validated else None, review_rng, last=last)
+            record = {
+                "epoch": epoch,
+                **at.record,
+                **found.record,
+                "arch": found.arch,
+                "seconds": at.seconds + time.perf_counter() - entered,
+                "compile_seconds": at.compile_seconds,
+            }
+            stop = session.end_epoch(state, record)
+            if stop is not None and not last:
+                if stop.epoch is None:
+                    found = review(state, validate_unless_interrupted, review_rng, last=True)
+                else:
+                    found = Review(session.history[stop.epoch]["arch"], {})
+        if last or stop is not None:
+            _finish(session, found, state.variables, stop)
+            return result(found.arch, found.candidates)
+        session.next_epoch(state)
+        if session.stopped:
+            return result(found.arch, found.candidates)
+        at = Position(epoch=epoch + 1)
+
+
+def _finish(session: Session, found: Review, variables: Any, stop: Stop | None) -> None:
+    if stop is not None:
+        session.say(f"stopped after epoch {len(session.history)}: {stop.reason}")
+    if session.directory.path is not None:
+        export(found.arch, session.directory.path / "final_arch.json")
+    scored = session.history[-1 if stop is None or stop.epoch is None else stop.epoch]
+    scores = {k: v for k, v in scored.items() if isinstance(v, float) and not k.endswith("seconds")}
+    summary = {"status": "finished", "arch": found.arch, "epochs": len(session.history), **scores}
+    ended = {
+        **summary,
+        **({"stopped": stop.reason} if stop is not None else {}),
+        "seconds": sum(record["seconds"] for record in session.history),
+        "candidates": [candidate._asdict() for candidate in found.candidates],
+    }
+    session.directory.finish(ended, variables)
+
+
+def _described(plan: Plan, config: dict[str, Any], session: Session, steps: int) -> Run:
+    return Run(
+        workdir=session.directory.path,
+        config=config,
+        epochs=plan.epochs,
+        steps=steps,
+        history=session.history,
+        model_fn=plan.model_fn,
+        dataset=plan.dataset,
+        loss_fn=plan.loss_fn,
+        batch_size=plan.batch_size,
+        seed=plan.seed,
+        space=plan.space,
+        arch_examples=plan.arch_examples,
+    )
 
 
 def _validation(plan: Plan, images: jax.Array, labels: jax.Array) -> Validate:
@@ -319,12 +370,13 @@ def _streams(plan: Plan, rng: jax.Array, phase: Phase) -> tuple[np.ndarray | Non
     )
 
 
-def _stop_non_finite(directory: RunDirectory, last_good: SearchResult, epoch: int, before: int, ran: Epoch) -> None:
+def _stop_non_finite(session: Session, last_good: SearchResult, epoch: int, before: int, ran: Epoch) -> None:
     assert ran.bad_step is not None
-    step = before + ran.bad_step
-    message = non_finite_message(ran.metrics, _WATCHED, epoch, ran.bad_step, directory.path, steps_before=before)
+    step, path = before + ran.bad_step, session.directory.path
+    message = non_finite_message(ran.metrics, _WATCHED, epoch, ran.bad_step, path, steps_before=before)
     failed = {"status": "failed", "error": message, "epoch": epoch, "step": step}
-    directory.finish({**failed, "arch": last_good.arch, "alphas": last_good.alphas}, last_good.variables)
+    ended = {**failed, "arch": last_good.arch, "alphas": last_good.alphas}
+    session.directory.finish(ended, last_good.variables, keep_checkpoints=True)
     raise NonFiniteLossError(message, epoch=epoch, step=step, result=last_good)
 
 

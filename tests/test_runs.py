@@ -1,22 +1,29 @@
 """Run directories: what is written, what is refused, what damage does."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
 import jaxnas
 from jaxnas import runs
+from jaxnas.errors import RunEndedError
 from jaxnas.runs import RunDirectory
 
 
 def finished(path):
     directory = RunDirectory(path)
-    directory.start({"algorithm": "darts"})
-    directory.log({"epoch": 0, "loss": np.float32(1.5), "nan": float("nan"), "arch": {"two": (0, 1)}})
-    directory.log({"epoch": 1, "loss": 0.5})
-    directory.finish({"status": "finished"}, {"params": {"w": np.arange(3.0)}})
+    with directory.open({"algorithm": "darts"}):
+        directory.log({"epoch": 0, "loss": np.float32(1.5), "nan": float("nan"), "arch": {"two": (0, 1)}})
+        directory.log({"epoch": 1, "loss": 0.5})
+        directory.finish({"status": "finished"}, {"params": {"w": np.arange(3.0)}})
     return path
+
+
+def start(path, config, **options):
+    with RunDirectory(path).open(config, **options):
+        pass
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -32,13 +39,28 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_a_run_is_not_overwritten_but_a_false_start_is(tmp_path):
     path = finished(tmp_path / "run")
-    with pytest.raises(jaxnas.RunError, match="holds a run already"):
-        RunDirectory(path).start({})
-    assert runs.fresh(path) == tmp_path / "run-2"
-    RunDirectory(tmp_path / "false").start({"a": 1})
-    RunDirectory(tmp_path / "false").start({"a": 2})
+    with pytest.raises(jaxnas.RunError, match=r"which has finished, of another.*was 'darts', is now"):
+        start(path, {})
+    with pytest.raises(RunEndedError, match=r"holds a run already, which has finished\. Choose another"):
+        start(path, {"algorithm": "darts"})
+    with pytest.raises(jaxnas.RunError) as refused:
+        start(path, {"algorithm": "darts"}, resume=False)
+    assert refused.type is jaxnas.RunError
+    assert runs.free(path) == tmp_path / "run-2"
+    start(tmp_path / "false", {"a": 1})
+    start(tmp_path / "false", {"a": 2})
     assert runs.read_config(tmp_path / "false")["a"] == 2
-    assert runs.fresh(tmp_path / "false") == tmp_path / "false"
+    assert runs.free(tmp_path / "false") == tmp_path / "false"
+
+
+def test_a_second_run_in_a_directory_is_refused_while_the_first_works(tmp_path):
+    with RunDirectory(tmp_path).open({"a": 1}):
+        assert runs.working(tmp_path)
+        assert runs.free(tmp_path) == tmp_path.with_name(f"{tmp_path.name}-2")
+        with pytest.raises(jaxnas.RunError, match=rf"process {os.getpid()} on .* is working in this directory"):
+            start(tmp_path, {"a": 1})
+    assert not runs.working(tmp_path)
+    start(tmp_path, {"a": 1})
 
 
 def test_no_directory_writes_nothing(tmp_path, monkeypatch):
@@ -77,4 +99,4 @@ def test_damage_is_named(tmp_path):
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(jaxnas.RunError, match=r"file.run: cannot be written"):
-        RunDirectory(tmp_path / "file" / "run").start({})
+        start(tmp_path / "file" / "run", {})

@@ -8,7 +8,7 @@ training loss. At the end every choice keeps its strongest candidate.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,9 +22,11 @@ from jaxnas.algorithms import hypergradient as hypergradients
 from jaxnas.algorithms.base import Algorithm, SearchState
 from jaxnas.algorithms.relaxation import discretize, init_alphas, relax
 from jaxnas.algorithms.supernet import supernet
+from jaxnas.callbacks.base import Callback
 from jaxnas.data import as_dataset
 from jaxnas.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
 from jaxnas.search import Phase, Review, SearchResult
+from jaxnas.session import Running
 from jaxnas.space import Space
 from jaxnas.validation import Validate
 
@@ -163,6 +165,10 @@ def search(
     progress: bool | Callable[[dict], None] = True,
     validate_every: int = 1,
     steps_per_call: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = True,
+    checkpoint_minutes: float | None = 10.0,
+    keep_checkpoints: int = 2,
     max_minutes: float | None = None,
 ) -> SearchResult:
     """Searches a model's choices with DARTS. Defaults are those of the paper and its code.
@@ -192,12 +198,19 @@ def search(
         and validates. (Test data, if there are any, are not looked at.)
       data_dir: where a data set named in `data` lies.
       workdir: run directory for `config.json`, `history.jsonl`, `final_arch.json`, `result.json`,
-        `weights.msgpack`, and a checkpoint per epoch while it runs. A search that was interrupted goes on from its
-        last checkpoint when it is called again with the same arguments, to the same result.
-      progress: True prints a line per epoch; a function is called with each epoch's record.
+        `weights.msgpack`, and checkpoints while it runs. A search that was interrupted goes on from its last
+        checkpoint when it is called again with the same arguments, to the same bits. SIGTERM and Ctrl-C end the step,
+        save and raise `Interrupted`. One process at a time may work in it.
+      progress: True prints a line per epoch, and on a terminal shows a bar; a function is called with each epoch's
+        record.
       validate_every: epochs between validations (the last epoch is always validated).
       steps_per_call: steps in one compiled call; see `jaxnas.loop.make_epoch`.
-      max_minutes: stop after an epoch if the next would take longer than this; `workdir` then holds the checkpoint.
+      callbacks: what follows the search, such as `jaxnas.callbacks.TensorBoard()`, early stopping, or your own.
+      resume: False refuses a `workdir` that holds a run that was interrupted, instead of going on with it.
+      checkpoint_minutes: time between checkpoints within an epoch (there is one after each epoch in any case), or None.
+      keep_checkpoints: how many are kept, for one that turns out to be damaged.
+      max_minutes: stop after so long, also within an epoch unless that is about to end; `workdir` then holds what was
+        done, and the same call goes on from there.
 
     Returns:
       A `SearchResult`. Each record of its history has the means of the step metrics (see `algorithm`),
@@ -208,8 +221,9 @@ def search(
     Raises:
       ArchitectureError: if the model has no choices, or they are unsound.
       DataError: if the data are unsound or do not fit the model or the batch size.
+      Interrupted: on SIGTERM or Ctrl-C, once the work is saved in `workdir`. It is a KeyboardInterrupt.
       NonFiniteLossError: if a loss or gradient becomes NaN or infinite; it carries the last good values.
-      RunError: if `workdir` holds another run.
+      RunError: if `workdir` holds another run, is in use, or cannot be written or read.
     """
     dataset = as_dataset(data, data_dir=data_dir)
     plan = search_loop.plan(
@@ -267,10 +281,16 @@ def search(
         phases=phases,
         review=review,
         settings=settings,
-        workdir=workdir,
-        progress=progress,
-        steps_per_call=steps_per_call,
-        max_minutes=max_minutes,
+        running=Running(
+            workdir=workdir,
+            resume=resume,
+            progress=progress,
+            callbacks=callbacks,
+            steps_per_call=steps_per_call,
+            checkpoint_minutes=checkpoint_minutes,
+            keep_checkpoints=keep_checkpoints,
+            max_minutes=max_minutes,
+        ),
     )
 
 

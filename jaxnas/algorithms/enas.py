@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,10 +26,12 @@ from jaxnas.algorithms.controller import Controller, Sample, controller, reducti
 from jaxnas.algorithms.derivation import candidates_of, held_out_parts, probabilities
 from jaxnas.algorithms.reinforce import PolicyState, Reinforce, reinforce, surrogate
 from jaxnas.algorithms.supernet import supernet
+from jaxnas.callbacks.base import Callback
 from jaxnas.checks import check_at_least
 from jaxnas.data import as_dataset
 from jaxnas.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
 from jaxnas.search import Candidate, Phase, Review, SearchResult
+from jaxnas.session import Running
 from jaxnas.space import Space
 from jaxnas.validation import Validate
 
@@ -221,6 +223,10 @@ def search(
     progress: bool | Callable[[dict], None] = True,
     validate_every: int = 1,
     steps_per_call: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = True,
+    checkpoint_minutes: float | None = 10.0,
+    keep_checkpoints: int = 2,
     max_minutes: float | None = None,
 ) -> SearchResult:
     """Searches a model's choices with ENAS.
@@ -258,7 +264,8 @@ def search(
       grad_clip: largest global norm of the weights' gradient and of the controller's, or None.
       train_portion: share of the training data that trains the weights; the rest rewards the controller and
         validates. (Test data, if there are any, are not looked at.)
-      data_dir, workdir, progress, validate_every, steps_per_call, max_minutes: see `jaxnas.darts.search`.
+      data_dir, workdir, progress, validate_every, steps_per_call, callbacks, resume, checkpoint_minutes,
+        keep_checkpoints, max_minutes: see `jaxnas.darts.search`.
 
     Returns:
       A `SearchResult`, whose `top(k)` are the best architectures with their scores. Each record of its history has
@@ -270,8 +277,9 @@ def search(
     Raises:
       ArchitectureError: if the model has no choices, or ones that a controller cannot decide.
       DataError: if the data are unsound or do not fit the model or the batch size.
+      Interrupted: on SIGTERM or Ctrl-C, once the work is saved in `workdir`. It is a KeyboardInterrupt.
       NonFiniteLossError: if a loss, reward or gradient becomes NaN or infinite; it carries the last good values.
-      RunError: if `workdir` holds another run.
+      RunError: if `workdir` holds another run, is in use, or cannot be written or read.
       ValueError: for options out of range, or a reward that is not a scalar.
     """
     counts = {
@@ -368,10 +376,16 @@ def search(
         phases=phases,
         review=review,
         settings=settings,
-        workdir=workdir,
-        progress=progress,
-        steps_per_call=steps_per_call,
-        max_minutes=max_minutes,
+        running=Running(
+            workdir=workdir,
+            resume=resume,
+            progress=progress,
+            callbacks=callbacks,
+            steps_per_call=steps_per_call,
+            checkpoint_minutes=checkpoint_minutes,
+            keep_checkpoints=keep_checkpoints,
+            max_minutes=max_minutes,
+        ),
     )
 
 

@@ -32,6 +32,15 @@ class Hypergradient(StrEnum):
     finite_difference = "finite_difference"
 
 
+class StopOn(StrEnum):
+    """Criteria for stopping early, as in `jaxnas.callbacks`, with their defaults."""
+
+    eigenvalue = "eigenvalue"
+    skips = "skips"
+    ranking = "ranking"
+    no_improvement = "no-improvement"
+
+
 Model = Annotated[str, typer.Option(help="The model, as module:name, e.g. experiments.quickstart:Net.")]
 Out = Annotated[Path, typer.Option(help="Run directory; the same command goes on with a run that was interrupted.")]
 Data = Annotated[str, typer.Option(help='"digits", an .npz file, or a tensorflow-datasets name such as cifar10.')]
@@ -47,3 +56,14 @@ Warmup = Annotated[int, typer.Option(min=0, help="Epochs that train only the wei
 TrainPortion = Annotated[float, typer.Option(help="Share of the training data for the weights.")]
 MaxMinutes = Annotated[float | None, typer.Option(min=0, help="Stop in time; the same command goes on.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
+Resume = Annotated[bool, typer.Option(help="Go on with a run in this directory that was interrupted.")]
+CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Time between checkpoints within an epoch.")]
+UseTensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write scalars and histograms for TensorBoard.")]
+StopOnOption = Annotated[
+    list[StopOn] | None,
+    typer.Option(
+        "--stop-on",
+        help="Stop early: the alpha-Hessian's eigenvalue grows (R-DARTS); two skip connections or a stable ranking "
+        "(DARTS+); no better derived accuracy for ten epochs. May be given several times.",
+    ),
+]

@@ -12,6 +12,7 @@ from jaxnas.cli.options import (
     AugmentName,
     AugmentOption,
     BatchSize,
+    CheckpointMinutes,
     Data,
     DataDir,
     Derive,
@@ -21,10 +22,14 @@ from jaxnas.cli.options import (
     MaxMinutes,
     Model,
     Out,
+    Resume,
     Seed,
+    StopOnOption,
     TrainPortion,
+    UseTensorBoard,
     Warmup,
 )
+from jaxnas.cli.running import ending_well, followers
 
 app = typer.Typer(no_args_is_help=True, help="Search a model's choices.")
 
@@ -44,25 +49,33 @@ def search_darts(
     warmup_epochs: Warmup = 0,
     train_portion: TrainPortion = 0.5,
     seed: Seed = 0,
+    resume: Resume = True,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
     max_minutes: MaxMinutes = None,
+    tensorboard: UseTensorBoard = False,
+    stop_on: StopOnOption = None,
 ) -> None:
     """DARTS (arXiv 1806.09055)."""
     import jaxnas
 
-    result = jaxnas.darts.search(
-        import_model(model),
-        load_data(data, data_dir, augment, image_size),
-        epochs=epochs,
-        batch_size=batch_size,
-        order=order,
-        hypergradient=hypergradient.value,
-        warmup_epochs=warmup_epochs,
-        train_portion=train_portion,
-        seed=seed,
-        workdir=out,
-        max_minutes=max_minutes,
-    )
-    _say_found(result, out)
+    with ending_well(out):
+        result = jaxnas.darts.search(
+            import_model(model),
+            load_data(data, data_dir, augment, image_size),
+            epochs=epochs,
+            batch_size=batch_size,
+            order=order,
+            hypergradient=hypergradient.value,
+            warmup_epochs=warmup_epochs,
+            train_portion=train_portion,
+            seed=seed,
+            workdir=out,
+            callbacks=followers(tensorboard, stop_on),
+            resume=resume,
+            checkpoint_minutes=checkpoint_minutes,
+            max_minutes=max_minutes,
+        )
+        _say_found(result, out)
 
 
 @app.command("enas")
@@ -87,30 +100,38 @@ def search_enas(
     warmup_epochs: Warmup = 0,
     train_portion: TrainPortion = 0.9,
     seed: Seed = 0,
+    resume: Resume = True,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
     max_minutes: MaxMinutes = None,
+    tensorboard: UseTensorBoard = False,
+    stop_on: StopOnOption = None,
 ) -> None:
     """ENAS (arXiv 1802.03268)."""
     import jaxnas
 
-    result = jaxnas.enas.search(
-        import_model(model),
-        load_data(data, data_dir, augment, image_size),
-        epochs=epochs,
-        batch_size=batch_size,
-        child_steps=child_steps,
-        controller_steps=controller_steps,
-        controller_samples=controller_samples,
-        entropy_weight=entropy_weight,
-        skip_weight=skip_weight,
-        derive=derive.value,
-        derive_samples=derive_samples,
-        warmup_epochs=warmup_epochs,
-        train_portion=train_portion,
-        seed=seed,
-        workdir=out,
-        max_minutes=max_minutes,
-    )
-    _say_found(result, out)
+    with ending_well(out):
+        result = jaxnas.enas.search(
+            import_model(model),
+            load_data(data, data_dir, augment, image_size),
+            epochs=epochs,
+            batch_size=batch_size,
+            child_steps=child_steps,
+            controller_steps=controller_steps,
+            controller_samples=controller_samples,
+            entropy_weight=entropy_weight,
+            skip_weight=skip_weight,
+            derive=derive.value,
+            derive_samples=derive_samples,
+            warmup_epochs=warmup_epochs,
+            train_portion=train_portion,
+            seed=seed,
+            workdir=out,
+            callbacks=followers(tensorboard, stop_on),
+            resume=resume,
+            checkpoint_minutes=checkpoint_minutes,
+            max_minutes=max_minutes,
+        )
+        _say_found(result, out)
 
 
 def _say_found(result: Any, out: Path) -> None:

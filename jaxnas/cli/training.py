@@ -12,11 +12,14 @@ from jaxnas.cli.options import (
     AugmentName,
     AugmentOption,
     BatchSize,
+    CheckpointMinutes,
     DataDir,
     Epochs,
     MaxMinutes,
     Seed,
+    UseTensorBoard,
 )
+from jaxnas.cli.running import ending_well, followers
 
 
 def retrain(
@@ -30,7 +33,9 @@ def retrain(
     augment: AugmentOption = AugmentName.default,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Where to; default: RUN/retrain, or retrain-2, …")] = None,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
     max_minutes: MaxMinutes = None,
+    tensorboard: UseTensorBoard = False,
 ) -> None:
     """Train what a search found, and test it."""
     import jaxnas
@@ -41,20 +46,23 @@ def retrain(
     dataset = load_data(data, data_dir, augment) if data else same_data(config, run, data_dir, augment)
     fixed = jaxnas.apply_fixed_architecture(model_fn, run / "final_arch.json")
     variables = jaxnas.inherit(fixed, runs.read_weights(run), dataset.example()) if inherit else None
-    out = out or runs.fresh(run / "retrain")
-    result = jaxnas.training.fit(
-        fixed,
-        dataset,
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-        variables=variables,
-        workdir=out,
-        max_minutes=max_minutes,
-    )
-    if len(result.history) < epochs:
-        print(f"to go on: the same command with --out {out}")
-    elif result.test_accuracy is None:
-        print(f"trained; there are no test data. Results are in {out}.")
-    else:
-        print(f"test accuracy {100 * result.test_accuracy:.2f} %. Results are in {out}.")
+    out = out or runs.free(run / "retrain")
+    with ending_well(out):
+        result = jaxnas.training.fit(
+            fixed,
+            dataset,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            variables=variables,
+            workdir=out,
+            callbacks=followers(tensorboard),
+            checkpoint_minutes=checkpoint_minutes,
+            max_minutes=max_minutes,
+        )
+        if len(result.history) < epochs:
+            print(f"to go on: the same command; what is done is in {out}")
+        elif result.test_accuracy is None:
+            print(f"trained; there are no test data. Results are in {out}.")
+        else:
+            print(f"test accuracy {100 * result.test_accuracy:.2f} %. Results are in {out}.")

@@ -34,11 +34,10 @@ def draw_graph(graph: Mapping[str, Any], space: Space) -> dict[str, Any]:
     index = {key: i for i, key in enumerate(space)}
     sizes = {node["key"]: _size(node["key"], space) for node in nodes}
     placed = layout([node["key"] for node in nodes], [(edge["source"], edge["target"]) for edge in edges])
-    across = _spread(placed.positions, sizes)
     levels = _levels(placed.positions, sizes)
 
     def point(x: float, y: float) -> list[float]:
-        return [MARGIN + WIDTH / 2 + x * across, _interpolate(levels, y)]
+        return [MARGIN + WIDTH / 2 + x * (WIDTH + GAP_X), _interpolate(levels, y)]
 
     found = []
     for node in nodes:
@@ -137,14 +136,3 @@ def _interpolate(levels: Sequence[tuple[float, float]], y: float) -> float:
         if before <= y <= after:
             return above + (below - above) * (y - before) / (after - before)
     return levels[0][1] if y <= levels[0][0] else levels[-1][1]
-
-
-def _spread(positions: Mapping[str, tuple[float, float]], sizes: Mapping[str, tuple[float, float]]) -> float:
-    """How many pixels a unit of the layout is across, so that neighbours in a row do not touch."""
-    rows: dict[float, list[float]] = {}
-    for x, y in positions.values():
-        rows.setdefault(y, []).append(x)
-    closest = min(
-        (b - a for xs in map(sorted, rows.values()) for a, b in zip(xs, xs[1:], strict=False) if b > a), default=0.0
-    )
-    return (WIDTH + GAP_X) / closest if closest else 1.0

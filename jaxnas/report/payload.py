@@ -37,7 +37,11 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
       RunError: if it is not the run directory of a search, or damaged; names the file, and the epoch where it can.
     """
     run = Path(run)
-    config, history, space = runs.read_config(run), runs.read_history(run), runs.read_space(run)
+    config, space = runs.read_config(run), runs.read_space(run)
+    try:
+        history = runs.read_history(run)
+    except UnicodeDecodeError as e:
+        raise RunError(f"{run / 'history.jsonl'}: not a text file (byte {e.start} is not UTF-8).") from None
     result = runs.read_result(run) if (run / "result.json").exists() else None
     _check_epochs(run, history)
     choices = _choices(run, history, space)
@@ -45,7 +49,9 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
     try:
         drawn = draw_graph(graph, space) if graph else None
         cells = [draw_cell(cell, space) for cell in graph.get("cells") or ()] if graph else []
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except ModuleNotFoundError as e:
+        raise RunError(str(e)) from None
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
         raise RunError(f"{run / 'config.json'}: its graph does not fit its space: {type(e).__name__}: {e}.") from None
     return _json_able(
         {
@@ -54,7 +60,7 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
             "status": _status(run, history, result),
             "facts": _facts(config, history, space),
             "epochs": [record["epoch"] + 1 for record in history],
-            "planned": config.get("epochs"),
+            "planned": _number(config.get("epochs")),
             "choices": choices,
             "panels": _panels(history, choices),
             "graph": drawn,

@@ -43,7 +43,7 @@ class Source:
     def _read(self) -> dict[str, Any]:
         try:
             return waiting(self.run) if not_begun(self.run) else payload(self.run)
-        except (RunError, OSError, UnicodeDecodeError) as e:
+        except (RunError, OSError) as e:
             return {"error": str(e)}
 
     def _files(self) -> list[tuple[str, int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,14 +16,16 @@ from flax import linen as nn
 from flax import struct
 
 from jaxnas import functional
+from jaxnas.callbacks.base import Callback, Run, Stop
+from jaxnas.checkpoints import Position
 from jaxnas.checks import check_at_least, check_batch_size, check_seed
 from jaxnas.data import as_dataset
 from jaxnas.data.batches import epoch_batches
 from jaxnas.errors import NonFiniteLossError
 from jaxnas.evaluation import LossFn, MetricsFn, make_evaluator, objective
-from jaxnas.loop import make_epoch, own_buffers
-from jaxnas.progress import non_finite_message, out_of_time, print_stopped, reporter
-from jaxnas.runs import RunDirectory
+from jaxnas.loop import Epoch, make_epoch, own_buffers
+from jaxnas.progress import non_finite_message
+from jaxnas.session import Running, Session
 
 _WATCHED = ("train_loss", "grad_norm")
 
@@ -96,6 +98,10 @@ def fit(
     progress: bool | Callable[[dict], None] = True,
     test_every: int = 1,
     steps_per_call: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = True,
+    checkpoint_minutes: float | None = 10.0,
+    keep_checkpoints: int = 2,
     max_minutes: float | None = None,
 ) -> FitResult:
     """Trains a plain model, for instance what `jaxnas.apply_fixed_architecture` gives.
@@ -113,17 +119,17 @@ def fit(
       aux_weight: weight of auxiliary heads in the default loss, where the model returns a tuple in training.
       grad_clip: largest global norm of the gradient, or None.
       data_dir: where a data set named in `data` lies.
-      workdir: run directory, as of a search: `config.json`, `history.jsonl`, `result.json`, `weights.msgpack`, and a
-        checkpoint per epoch, from which the same call goes on if it was interrupted.
-      progress: True prints a line per epoch; a function is called with each epoch's record.
+      workdir: run directory, as of a search: `config.json`, `history.jsonl`, `result.json`, `weights.msgpack`, and
+        checkpoints, from which the same call goes on if it was interrupted.
+      progress, steps_per_call, callbacks, resume, checkpoint_minutes, keep_checkpoints, max_minutes: see
+        `jaxnas.darts.search`.
       test_every: epochs between tests (the last epoch is always tested).
-      steps_per_call: steps in one compiled call; see `jaxnas.loop.make_epoch`.
-      max_minutes: stop after an epoch if the next would take longer than this; the history is then shorter.
 
     Raises:
       DataError: if the data are unsound or do not fit the model or the batch size.
+      Interrupted: on SIGTERM or Ctrl-C, once the work is saved in `workdir`. It is a KeyboardInterrupt.
       NonFiniteLossError: if a loss or gradient becomes NaN or infinite; it carries the last good values.
-      RunError: if `workdir` holds another run.
+      RunError: if `workdir` holds another run, is in use, or cannot be written or read.
     """
     dataset = as_dataset(data, data_dir=data_dir)
     check_seed(seed)
@@ -140,63 +146,127 @@ def fit(
     optimizer = optax.chain(optax.clip_by_global_norm(grad_clip), optimizer) if grad_clip is not None else optimizer
     if variables is not None:
         _check_variables(functions, dataset.example(), variables)
-    step = _make_step(functions, optimizer, loss_fn, metrics)
-    evaluate = make_evaluator(lambda variables, _, x: functions.apply(variables, x), dataset, loss_fn, metrics)
-    run_epoch = make_epoch(step, dataset, watched=_WATCHED, steps_per_call=steps_per_call)
-    directory = RunDirectory(workdir)
-    directory.start(
-        {
-            "model": type(model).__name__,
-            **dataset.describe(),
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "seed": seed,
-            "inherited": variables is not None,
-            "grad_clip": grad_clip,
-        }
+    running = Running(
+        workdir=workdir,
+        resume=resume,
+        progress=progress,
+        callbacks=callbacks,
+        steps_per_call=steps_per_call,
+        checkpoint_minutes=checkpoint_minutes,
+        keep_checkpoints=keep_checkpoints,
+        max_minutes=max_minutes,
     )
-    say = reporter(progress)
-    started = time.perf_counter()
+    config = {
+        "model": type(model).__name__,
+        **dataset.describe(),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "inherited": variables is not None,
+        "grad_clip": grad_clip,
+    }
+    with Session(running, config) as session:
+        init_rng, step_rng, epochs_rng = jax.random.split(jax.random.key(seed), 3)
+        start = dict(variables if variables is not None else functions.init(init_rng, dataset.example(batch_size)))
+        params = start.pop("params", {})
+        state = TrainState(params, start, optimizer.init(params), step_rng, jnp.zeros((), jnp.int32))
+        state, at = session.resume(own_buffers(state))
+        run = Run(
+            workdir=session.directory.path,
+            config=config,
+            epochs=epochs,
+            steps=steps,
+            history=session.history,
+            model_fn=model,
+            dataset=dataset,
+            loss_fn=loss_fn,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        session.begin(run, at)
+        step = _make_step(functions, optimizer, loss_fn, metrics)
+        run_epoch = make_epoch(step, dataset, watched=_WATCHED, steps_per_call=steps_per_call)
+        evaluate = make_evaluator(lambda variables, _, x: functions.apply(variables, x), dataset, loss_fn, metrics)
+        return _fit(session, at, state, run, run_epoch, evaluate, epochs_rng, test_every)
 
-    init_rng, step_rng, epochs_rng = jax.random.split(jax.random.key(seed), 3)
-    start = dict(variables if variables is not None else functions.init(init_rng, dataset.example(batch_size)))
-    params = start.pop("params", {})
-    state = TrainState(params, start, optimizer.init(params), step_rng, jnp.zeros((), jnp.int32))
-    state = own_buffers(state)
+
+def _fit(
+    session: Session,
+    at: Position,
+    state: TrainState,
+    run: Run,
+    run_epoch: Callable[..., Epoch],
+    evaluate: Callable[..., dict[str, float]],
+    epochs_rng: jax.Array,
+    test_every: int,
+) -> FitResult:
+    dataset = run.dataset
     images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     test = None if dataset.x_test is None else (jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test))
-    state, history = directory.resume(state)
-    if history and progress is True:
-        print(f"going on after epoch {len(history)} of {epochs}", flush=True)
 
-    for epoch in range(len(history), epochs):
-        epoch_started = time.perf_counter()
+    def result() -> FitResult:
+        last = session.history[-1] if session.history else {}
+        return FitResult(state.variables, session.history, last.get("test_accuracy"))
+
+    while True:
+        entered, epoch = time.perf_counter(), at.epoch
         shuffle_rng, augment_rng = jax.random.split(jax.random.fold_in(epochs_rng, epoch))
-        batches = epoch_batches(shuffle_rng, np.arange(len(images)), steps=steps, batch_size=batch_size)
-        state, scores, bad_step, compile_seconds = run_epoch(state, augment_rng, images, labels, (batches,))
-        if bad_step is not None:
-            last_good = FitResult(state.variables, history, None)
-            message = non_finite_message(scores, _WATCHED, epoch, bad_step, directory.path)
-            directory.finish({"status": "failed", "error": message, "epoch": epoch, "step": bad_step}, state.variables)
-            raise NonFiniteLossError(message, epoch=epoch, step=bad_step, result=last_good)
-        record = {"epoch": epoch, **{name: float(values.mean()) for name, values in scores.items()}}
-        if test is not None and ((epoch + 1) % test_every == 0 or epoch + 1 == epochs):
-            record |= {f"test_{name}": value for name, value in evaluate(state.variables, None, *test).items()}
-        record |= {"seconds": time.perf_counter() - epoch_started, "compile_seconds": compile_seconds}
-        history.append(record)
-        directory.log(record)
-        say({**record, "epochs": epochs})
-        if epoch + 1 < epochs:
-            directory.save(epoch + 1, state)
-            if out_of_time(started, max_minutes, record["seconds"] - compile_seconds):
-                if progress is True:
-                    print_stopped(epoch + 1, epochs)
-                return FitResult(state.variables, history, record.get("test_accuracy"))
+        batches = epoch_batches(shuffle_rng, np.arange(len(images)), steps=run.steps, batch_size=run.batch_size)
+        resumed = {"start": at.step, "before": at.metrics, "after_call": session.follow(at, 0, run.steps)}
+        ran = run_epoch(state, augment_rng, images, labels, (batches,), **resumed)
+        state, stepped = ran.state, ran.done > at.step
+        if ran.bad_step is not None:
+            message = non_finite_message(ran.metrics, _WATCHED, epoch, ran.bad_step, session.directory.path)
+            failed = {"status": "failed", "error": message, "epoch": epoch, "step": ran.bad_step}
+            session.directory.finish(failed, state.variables, keep_checkpoints=True)
+            last_good = FitResult(state.variables, session.history, None)
+            raise NonFiniteLossError(message, epoch=epoch, step=ran.bad_step, result=last_good)
+        if session.stopped:
+            return result()
+        at = dataclasses.replace(
+            at,
+            step=ran.done,
+            metrics=ran.metrics,
+            seconds=at.seconds + time.perf_counter() - entered,
+            compile_seconds=at.compile_seconds + ran.compile_seconds,
+        )
+        if stepped and not session.may_review(at, state):
+            return result()
 
-    last = {k: v for k, v in history[-1].items() if k.startswith(("train_", "test_"))}
-    ended = {"status": "finished", "epochs": epochs, **last, "seconds": time.perf_counter() - started}
-    directory.finish(ended, state.variables)
-    return FitResult(state.variables, history, history[-1].get("test_accuracy"))
+        last = epoch + 1 == run.epochs
+        with session.reviewing(at, state):
+            entered = time.perf_counter()
+            record: dict[str, Any] = {
+                "epoch": epoch,
+                **{name: float(values.mean()) for name, values in ran.metrics.items()},
+            }
+            if test is not None and (last or (epoch + 1) % test_every == 0):
+                scores = evaluate(state.variables, None, *test)
+                record |= {f"test_{name}": value for name, value in scores.items()}
+            record["seconds"] = at.seconds + time.perf_counter() - entered
+            record["compile_seconds"] = at.compile_seconds
+            stop = session.end_epoch(state, record)
+        if last or stop is not None:
+            _finish(session, state, stop)
+            return result()
+        session.next_epoch(state)
+        if session.stopped:
+            return result()
+        at = Position(epoch=epoch + 1)
+
+
+def _finish(session: Session, state: TrainState, stop: Stop | None) -> None:
+    if stop is not None:
+        session.say(f"stopped after epoch {len(session.history)}: {stop.reason}")
+    last = {k: v for k, v in session.history[-1].items() if k.startswith(("train_", "test_"))}
+    ended = {
+        "status": "finished",
+        "epochs": len(session.history),
+        **last,
+        **({"stopped": stop.reason} if stop is not None else {}),
+        "seconds": sum(record["seconds"] for record in session.history),
+    }
+    session.directory.finish(ended, state.variables)
 
 
 def _check_variables(functions: functional.ModelFns, example: Any, variables: Mapping[str, Any]) -> None:

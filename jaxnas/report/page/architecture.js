@@ -74,13 +74,13 @@ function curve(points) {
 function buildGraph(graph) {
   const picture = svg("svg", { viewBox: `${graph.left} 0 ${graph.width} ${graph.height}`, role: "group", "aria-label": "Graph of the choices" });
   for (const edge of graph.edges) {
-    const path = svg("path", { d: curve(edge.path), class: "edge", "stroke-width": 1.5 });
+    const path = svg("path", { d: curve(edge.path), class: "edge", "stroke-width": 1.5, "stroke-opacity": 0.6 });
     picture.append(path);
     if (edge.target === null || !edge.candidates) continue;
-    path.classList.add("weighted");
     drawings.push(() => {
-      const weights = page.data.choices[edge.target].probabilities[page.at];
-      weigh(path, Math.max(...edge.candidates.map((i) => weights?.[i] ?? 0)));
+      const now = page.data.choices[edge.target];
+      const weights = now.probabilities[page.at];
+      weigh(path, Math.max(...edge.candidates.map((i) => weights?.[i] ?? 0)), edge.candidates.some((i) => now.chosen[page.at]?.includes(i)));
     });
   }
   const links = graph.nodes.map((node) => buildNode(node));
@@ -89,9 +89,11 @@ function buildGraph(graph) {
   return element("div", {}, ...frame(null, "Graph of the choices", graph.width, graph.height, picture, 1));
 }
 
-function weigh(path, weight) {
-  path.setAttribute("stroke-width", 1 + 4 * weight);
-  path.setAttribute("stroke-opacity", 0.15 + 0.85 * weight);
+function weigh(path, weight, chosen) {
+  const w = share(weight);
+  path.setAttribute("stroke-width", (chosen ? 1.5 : 1) + 4 * w);
+  path.setAttribute("stroke-opacity", chosen ? 0.5 + 0.5 * w : 0.12 + 0.8 * w);
+  path.classList.toggle("chosen", chosen);
 }
 
 function buildNode(node) {
@@ -118,11 +120,11 @@ function rowsOf(choice, node, left, top) {
     const weight = svg("rect", { class: "weight", x: left + 9, y, width: 0, height: 14, rx: 3 });
     const value = svg("text", { class: "share", x: left + node.width - 12, y: y + 11, "text-anchor": "end" });
     const row = svg("g", {}, svg("rect", { class: "track", x: left + 9, y, width: room, height: 14, rx: 3 }), weight,
-      svg("text", { x: left + 14, class: "share", y: y + 11 }, shortened(label, 15)), value);
+      svg("text", { x: left + 14, class: "share", y: y + 11 }, shortened(brief(choice, i), 15)), value);
     drawings.push(() => {
       const now = page.data.choices[node.choice];
       const p = now.probabilities[page.at]?.[i] ?? null;
-      weight.setAttribute("width", room * Math.min(p ?? 0, 1));
+      weight.setAttribute("width", room * share(p));
       value.textContent = p === null ? "" : p.toFixed(2);
       row.classList.toggle("chosen", Boolean(now.chosen[page.at]?.includes(i)));
     });
@@ -139,7 +141,7 @@ function columnsOf(choice, node, left, top) {
     const column = svg("g", {}, svg("title", {}, label), svg("rect", { class: "track", ...place, y: top + 28, height: 38 }), weight);
     drawings.push(() => {
       const now = page.data.choices[node.choice];
-      const p = Math.min(now.probabilities[page.at]?.[i] ?? 0, 1);
+      const p = share(now.probabilities[page.at]?.[i]);
       weight.setAttribute("height", 38 * p);
       weight.setAttribute("y", top + 66 - 38 * p);
       column.classList.toggle("chosen", Boolean(now.chosen[page.at]?.includes(i)));
@@ -151,7 +153,7 @@ function columnsOf(choice, node, left, top) {
     const weights = now.probabilities[page.at];
     if (!weights) return;
     const best = largest(weights);
-    strongest.textContent = `${shortened(now.labels[best], 15)} ${number(weights[best], 2)}`;
+    strongest.textContent = `${shortened(brief(now, best), 15)} ${number(weights[best], 2)}`;
   });
   return [...columns, strongest];
 }
@@ -176,14 +178,13 @@ function buildCell(cell) {
   const labels = [];
   for (const edge of cell.edges) {
     const [a, b, c, d] = edge.path;
-    const path = svg("path", { d: `M${a}C${b} ${c} ${d}`, class: "edge", "stroke-width": 1.5 });
+    const path = svg("path", { d: `M${a}C${b} ${c} ${d}`, class: "edge", "stroke-width": 1.5, "stroke-opacity": 0.6 });
     const label = svg("text", { class: "op", x: edge.label[0], y: edge.label[1] });
     const title = svg("title");
     path.append(title);
     picture.append(path);
     if (edge.choice === null && edge.switch === null) continue;
     labels.push(label);
-    path.classList.add("weighted");
     drawings.push(() => showEdge(edge, path, label, title));
   }
   for (const node of cell.nodes) {
@@ -218,11 +219,11 @@ function showEdge(edge, path, label, title) {
   if (edge.switch !== null) {
     const choice = page.data.choices[edge.switch[0]];
     const p = choice.probabilities[page.at]?.[edge.switch[1]] ?? 0;
-    weight *= Math.min(p, 1);
+    weight *= share(p);
     chosen = chosen && Boolean(choice.chosen[page.at]?.includes(edge.switch[1]));
     words.push(`taken ${number(p, 2)}`);
   }
-  weigh(path, weight);
+  weigh(path, weight, chosen);
   label.textContent = chosen || weight >= 0.25 ? shortened(words[0], 20) : "";
   label.classList.toggle("chosen", chosen);
   title.textContent = [page.data.choices[edge.choice ?? edge.switch[0]].key, ...words].join(", ");

@@ -50,13 +50,13 @@ function draw(chart) {
     line: { width: 2, color: resolved(series.colour), dash: series.colour >= 8 ? "dash" : "solid" },
     hovertemplate: "%{y:.4g}",
   }));
-  const axis = { gridcolor: token("soft"), linecolor: token("line"), zeroline: false, fixedrange: !page.pointer, automargin: true };
+  const axis = { exponentformat: "e", gridcolor: token("soft"), linecolor: token("line"), zeroline: false, fixedrange: !page.pointer, automargin: true };
   const layout = {
     margin: { l: 44, r: 8, t: 6, b: 26 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
     font: { family: getComputedStyle(document.body).fontFamily, size: 11, color: token("muted") },
-    xaxis: { ...axis, showgrid: false, tickformat: "d", nticks: 8, hoverformat: "d", range: reach(x) },
+    xaxis: { ...axis, showgrid: false, tickformat: "d", ...(x.length <= 8 ? { dtick: 1 } : { nticks: 8 }), hoverformat: "d", unifiedhovertitle: { text: "epoch %{x}" }, range: reach(x) },
     yaxis: { ...axis, nticks: 5, type: chart.log ? "log" : "linear", range: chart.range, rangemode: chart.fromZero ? "tozero" : "normal" },
-    hovermode: "x unified", hoverlabel: { bgcolor: token("card"), bordercolor: token("line"), font: { color: token("text") } },
+    hovermode: "x unified", hoverdistance: -1, hoverlabel: { bgcolor: token("card"), bordercolor: token("line"), font: { color: token("text") } },
     dragmode: page.pointer ? "zoom" : false, shapes: [marker()],
   };
   window.Plotly.react(chart.place, traces, layout, { displayModeBar: false, responsive: true, typesetMath: false });
@@ -65,7 +65,7 @@ function draw(chart) {
 }
 
 function reach(x) {
-  return [Math.min(x[0], x[x.length - 1] - 1) - 0.3, x[x.length - 1] + 0.3];
+  return [x[0] - 0.3, x[x.length - 1] + 0.3];
 }
 
 function marker() {

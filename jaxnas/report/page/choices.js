@@ -5,8 +5,9 @@ const OPEN_AT_FIRST = 24;
 function buildChoices() {
   const names = [...new Set(page.data.choices.map((choice) => choice.group))];
   const few = page.data.choices.length <= OPEN_AT_FIRST;
-  byId("groups").replaceChildren(...names.map((name, i) => buildGroup(name, few || i === 0)));
-  show("choices", page.data.choices.length > 0 && page.data.epochs.length > 0);
+  const begun = page.data.epochs.length > 0;
+  byId("groups").replaceChildren(...(begun ? names.map((name, i) => buildGroup(name, few || i === 0)) : []));
+  show("choices", begun);
 }
 
 function buildGroup(name, open) {
@@ -41,7 +42,7 @@ function buildCard(index, updates) {
     const filled = element("div", { class: "fill" });
     const value = element("span", { class: "value" });
     const row = element("li", { style: { "--chip": colour(i) } },
-      element("span", { class: "label", title: label }, element("span", { class: i >= 8 ? "chip dashed" : "chip" }), label),
+      element("span", { class: "label", title: label }, element("span", { class: i >= 8 ? "chip dashed" : "chip" }), brief(choice, i)),
       element("div", { class: "track" }, filled), value);
     return { row, filled, value };
   });
@@ -55,7 +56,7 @@ function buildCard(index, updates) {
     const entropy = now.entropy[page.at];
     note.textContent = `${kind}${entropy === null ? "" : `, entropy ${entropy.toFixed(2)}`}`;
     rows.forEach(({ row, filled, value }, i) => {
-      filled.style.transform = `scaleX(${Math.min(weights[i] ?? 0, 1)})`;
+      filled.style.transform = `scaleX(${share(weights[i])})`;
       value.textContent = weights[i] === null ? "–" : weights[i].toFixed(3);
       row.classList.toggle("chosen", chosen.includes(i));
     });
@@ -89,6 +90,7 @@ function goTo(index) {
     group.update();
   }
   const card = byId(`choice-${index}`);
+  if (!card) return; // before the first epoch
   document.querySelectorAll(".choice.found").forEach((other) => other.classList.remove("found"));
   card.classList.add("found");
   card.focus({ preventScroll: true });

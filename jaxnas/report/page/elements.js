@@ -36,8 +36,20 @@ function shortened(text, most) {
   return text.slice(0, most - 1 - tail) + "…" + text.slice(-tail);
 }
 
+// A candidate's name without what all of its group begin with.
+function brief(choice, index) {
+  const label = choice.labels[index];
+  const shared = choice.key.slice(0, choice.key.indexOf("/") + 1);
+  return shared && label.startsWith(shared) && label.length > shared.length ? label.slice(shared.length) : label;
+}
+
 function colour(index) {
   return `var(--c${index % 8})`;
+}
+
+// What a bar shows of a weight: k·softmax may go beyond one.
+function share(weight) {
+  return Math.min(Math.max(weight ?? 0, 0), 1);
 }
 
 function largest(values) {

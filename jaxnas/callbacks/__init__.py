@@ -1,0 +1,24 @@
+"""What follows a run: logs, early stopping, and your own. See `Callback`."""
+
+from jaxnas.callbacks.base import Callback, Run, Step, Stop
+from jaxnas.callbacks.early_stopping import (
+    AlphaEntropy,
+    HessianEigenvalue,
+    NoImprovement,
+    SkipConnections,
+    StableRanking,
+)
+from jaxnas.callbacks.tensorboard import TensorBoard
+
+__all__ = [
+    "AlphaEntropy",
+    "Callback",
+    "HessianEigenvalue",
+    "NoImprovement",
+    "Run",
+    "SkipConnections",
+    "StableRanking",
+    "Step",
+    "Stop",
+    "TensorBoard",
+]

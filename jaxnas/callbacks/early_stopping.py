@@ -1,0 +1,219 @@
+"""When to stop a search: criteria that the field uses against the collapse of DARTS, and others.
+
+=====================  ==================================================  ====================
+criterion              stops when                                          source
+=====================  ==================================================  ====================
+`HessianEigenvalue`    the dominant eigenvalue of the alpha-Hessian grows  arXiv 1909.09656
+`SkipConnections`      too many skip connections would be chosen           arXiv 1909.06035
+`StableRanking`        the ranking of the candidates no longer changes     arXiv 1909.06035
+`AlphaEntropy`         the choices are nearly decided
+`NoImprovement`        a metric no longer improves
+=====================  ==================================================  ====================
+
+Each keeps what it needs in the history, so that a resumed search decides as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxnas.callbacks.base import Callback, Run, Stop
+from jaxnas.checks import check_at_least
+from jaxnas.hessian import alpha_hessian
+from jaxnas.space import Space
+
+SKIPS = ("skip_connect", "skip", "identity")
+
+
+class _Criterion(Callback):
+    """A callback that looks at the history."""
+
+    def on_begin(self, run: Run) -> None:
+        self.run = run
+
+    def _past(self, name: str, metrics: Mapping[str, Any]) -> list[Any]:
+        """A metric of every epoch that has it, this one included, in order."""
+        return [record[name] for record in [*self.run.history, metrics] if record.get(name) is not None]
+
+
+class HessianEigenvalue(_Criterion):
+    """R-DARTS' criterion: stops when the dominant eigenvalue of the alpha-Hessian has grown too fast.
+
+    After each epoch the largest eigenvalue of the second derivative of the validation loss by the alphas is computed,
+    exactly, on one batch of the architecture's examples (as the architecture step sees it, in training mode), and
+    recorded as `hessian_eigenvalue`. With λ(i) its mean over the last `window` epochs, the search stops at epoch i if
+    λ(i - window) / λ(i) < `ratio`, and the architecture of epoch i - window is the result. Zela et al., "Understanding
+    and Robustifying Differentiable Architecture Search", section 4.1 (arXiv 1909.09656).
+
+    Args:
+      window: epochs over which the eigenvalue is averaged, and how far back the search goes.
+      ratio: the smallest ratio that is still right.
+      batch_size: examples in the batch. Default: the search's.
+    """
+
+    def __init__(self, *, window: int = 5, ratio: float = 0.75, batch_size: int | None = None):
+        check_at_least(1, window=window)
+        self.window, self.ratio, self.batch_size = window, ratio, batch_size
+
+    def on_begin(self, run: Run) -> None:
+        super().on_begin(run)
+        self._eigenvalue: Callable[[Any, int], float] = alpha_hessian(run, batch_size=self.batch_size)
+
+    def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
+        metrics["hessian_eigenvalue"] = self._eigenvalue(state, metrics["epoch"])
+        values = self._past("hessian_eigenvalue", metrics)
+        if len(values) < 2 * self.window:
+            return None
+        before, now = np.mean(values[-2 * self.window : -self.window]), np.mean(values[-self.window :])
+        if not now > 0 or before / now >= self.ratio:
+            return None
+        back = metrics["epoch"] - self.window
+        return Stop(
+            f"the dominant eigenvalue of the alpha-Hessian grew from {before:.3g} to {now:.3g}; the architecture is "
+            f"that of epoch {back + 1}",
+            back,
+        )
+
+
+class SkipConnections(_Criterion):
+    """Stops when at least `most` skip connections would be chosen: DARTS+, criterion 1 (arXiv 1909.06035).
+
+    There it is two in a normal cell.
+
+    Args:
+      most: how many are too many.
+      names: the candidates that count as one.
+      prefix: only choices whose key begins so count, such as `"normal"`.
+    """
+
+    def __init__(self, most: int = 2, *, names: Collection[str] = SKIPS, prefix: str = ""):
+        check_at_least(1, most=most)
+        self.most, self.names, self.prefix = most, frozenset(names), prefix
+
+    def on_begin(self, run: Run) -> None:
+        super().on_begin(run)
+        space = _searched(run, "SkipConnections")
+        there = {k for k, spec in space.items() if k.startswith(self.prefix) and self.names & set(spec.labels)}
+        if not there:
+            raise ValueError(
+                f"SkipConnections: no choice {f'that begins with {self.prefix!r} ' if self.prefix else ''}has a "
+                f"candidate named {' or '.join(sorted(self.names))}; name yours with names=."
+            )
+        self._choices = there
+
+    def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
+        count = sum(self._skips(metrics["arch"][key]) for key in self._choices)
+        if count < self.most:
+            return None
+        return Stop(f"{count} skip connections would be chosen, {self.most} are too many")
+
+    def _skips(self, decision: Any) -> int:
+        chosen = decision if isinstance(decision, (list, tuple)) else (decision,)
+        return sum(name in self.names for name in chosen)
+
+
+class StableRanking(_Criterion):
+    """Stops when no choice has changed the ranking of its candidates for some epochs.
+
+    DARTS+, criterion 2 (arXiv 1909.06035), where it is ten epochs.
+
+    Args:
+      epochs: how many.
+    """
+
+    def __init__(self, epochs: int = 10):
+        check_at_least(1, epochs=epochs)
+        self.epochs = epochs
+
+    def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
+        past = self._past("probabilities", metrics)[-self.epochs - 1 :]
+        rankings = [{key: np.argsort(shares).tolist() for key, shares in one.items()} for one in past]
+        if len(past) <= self.epochs or any(ranking != rankings[-1] for ranking in rankings):
+            return None
+        return Stop(f"the ranking of the candidates has not changed for {self.epochs} epochs")
+
+
+class AlphaEntropy(_Criterion):
+    """Stops when the mean entropy of the choices is below a bound; records it as `arch_entropy`.
+
+    Args:
+      below: the bound. An entropy is 1 where all candidates are equally probable, 0 where one has them all.
+    """
+
+    def __init__(self, below: float):
+        if not 0 < below < 1:
+            raise ValueError(f"below must lie between 0 (decided) and 1 (open); got {below!r}.")
+        self.below = below
+
+    def on_begin(self, run: Run) -> None:
+        super().on_begin(run)
+        self._space = _searched(run, "AlphaEntropy")
+
+    def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
+        metrics["arch_entropy"] = arch_entropy(self._space, metrics["probabilities"])
+        if metrics["arch_entropy"] >= self.below:
+            return None
+        return Stop(f"the mean entropy of the choices is {metrics['arch_entropy']:.3f}, below {self.below}")
+
+
+class NoImprovement(_Criterion):
+    """Stops when a metric has not improved for some epochs; the architecture is that of the best epoch.
+
+    Args:
+      metric: its name in the history, such as `"derived_accuracy"` or, in a training, `"test_loss"`.
+      patience: epochs (of those that have the metric) without improvement.
+      mode: `"max"` if larger is better, `"min"` if smaller is.
+    """
+
+    def __init__(self, metric: str = "derived_accuracy", *, patience: int = 10, mode: str = "max"):
+        check_at_least(1, patience=patience)
+        if mode not in ("max", "min"):
+            raise ValueError(f'mode must be "max" or "min"; got {mode!r}.')
+        self.metric, self.patience, self.sign = metric, patience, 1 if mode == "max" else -1
+
+    def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
+        values = [self.sign * value for value in self._past(self.metric, metrics)]
+        if metrics.get(self.metric) is None:
+            if metrics["epoch"] + 1 >= self.run.epochs and not values:
+                names = ", ".join(sorted(k for k, v in metrics.items() if isinstance(v, float)))
+                raise ValueError(f"NoImprovement: no epoch had a metric {self.metric!r}; there are {names}.")
+            return None
+        best = int(np.argmax(values))
+        if len(values) - 1 - best < self.patience:
+            return None
+        epochs = [record["epoch"] for record in [*self.run.history, metrics] if record.get(self.metric) is not None]
+        return Stop(
+            f"{self.metric} has not improved since epoch {epochs[best] + 1}, where it was "
+            f"{self.sign * values[best]:.4f}",
+            epochs[best],
+        )
+
+
+def arch_entropy(space: Space, probabilities: Mapping[str, Any]) -> float:
+    """Mean over the choices of their normalised entropy, in 0..1.
+
+    The entropy of a choice among n candidates is taken of its probabilities (divided by their sum, where several are
+    chosen) and divided by log n; that of gates, each open or shut, is their mean divided by log 2. A choice of a
+    single candidate that is always taken does not count.
+    """
+    values = []
+    for key, spec in space.items():
+        p = np.asarray(probabilities[key], float)
+        if spec.kind == "input" and spec.n_chosen is None:
+            values.append(float(np.mean(_plogp(p) + _plogp(1 - p)) / np.log(2)))
+        elif len(p) > 1:
+            values.append(float(_plogp(p / p.sum()).sum() / np.log(len(p))))
+    return float(np.mean(values)) if values else 0.0
+
+
+def _plogp(p: np.ndarray) -> np.ndarray:
+    return -p * np.log(np.where(p > 0, p, 1))
+
+
+def _searched(run: Run, name: str) -> Space:
+    if run.space is None:
+        raise ValueError(f"{name} is for searches; this is a training.")
+    return run.space

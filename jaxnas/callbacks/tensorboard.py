@@ -1,0 +1,62 @@
+"""Scalars and histograms for TensorBoard."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnas.callbacks.base import Callback, Run, Stop
+
+
+class TensorBoard(Callback):
+    """Writes every number of an epoch's record as a scalar, and alphas and probabilities as histograms and scalars.
+
+    Needs tensorboardX: `pip install "jaxnas[tensorboard]"`. On a resumed run TensorBoard drops what was written of
+    epochs that are done again.
+
+    Args:
+      logdir: where to. Default: `tensorboard` in the run directory.
+    """
+
+    def __init__(self, logdir: str | os.PathLike | None = None):
+        self.logdir = None if logdir is None else Path(logdir)
+        self._writer: Any = None
+
+    def on_begin(self, run: Run) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError('TensorBoard needs tensorboardX: pip install "jaxnas[tensorboard]"') from None
+        if self.logdir is None and run.workdir is None:
+            raise ValueError("TensorBoard needs a logdir, or a search with a workdir.")
+        folder = self.logdir if self.logdir is not None else run.workdir / "tensorboard"  # type: ignore[operator]
+        self._space = run.space
+        self._writer = SummaryWriter(str(folder), purge_step=len(run.history) if run.history else None)
+
+    def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
+        epoch = metrics["epoch"]
+        for name, value in metrics.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(_group(name), value, epoch)
+        for key, logits in jax.device_get(getattr(state, "alphas", None) or {}).items():
+            self._writer.add_histogram(f"alphas/{key}", np.asarray(logits), epoch)
+        for key, shares in metrics.get("probabilities", {}).items():
+            labels = self._space[key].labels if self._space is not None else range(len(shares))
+            for label, share in zip(labels, shares, strict=True):
+                self._writer.add_scalar(f"probabilities/{key}/{label}", share, epoch)
+        self._writer.flush()
+        return None
+
+    def on_end(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _group(name: str) -> str:
+    """`train_loss` -> `loss/train`, so that TensorBoard shows curves of a kind together."""
+    first, _, rest = name.partition("_")
+    return f"{rest}/{first}" if rest and first in ("train", "valid", "supernet", "derived", "sampled", "test") else name
