@@ -195,7 +195,7 @@ def test_the_picture_has_a_line_per_run_and_a_band_for_seeds(seeds, tmp_path):
     (band,) = axis.collections
     corners = band.get_paths()[0].vertices
     assert (corners[:, 1].min(), corners[:, 1].max()) == pytest.approx((0.3, 0.8194), abs=1e-3)
-    file = figures.save(figure, tmp_path / "c.svg")
+    file = figures.save(figure, tmp_path / "c.svg")[0]
     text = [t.strip() for t in ElementTree.parse(file).getroot().itertext() if t.strip()]
     for words in ("derived accuracy", "epoch", "darts: mean of 3 seeds", "_ot$h$er"):
         assert words in text

@@ -206,7 +206,7 @@ def test_remat_and_jit_change_nothing(lift):
         assert uses(graph)["pair/a"] == 1
 
 
-def test_vmap_jit_and_branches_inside():
+def test_vmap_jit_branches_loops_and_solvers_inside():
     def run(x, arch):
         over = nn.vmap(Pair, variable_axes={"params": None}, split_rngs={"params": False}, in_axes=(0, None))
         y = over(name="pair")(x, arch)
@@ -215,7 +215,10 @@ def test_vmap_jit_and_branches_inside():
         v = jax.lax.while_loop(lambda c: c[1] < 3, lambda c: (c[0] + 1, c[1] + 1), (w, 0))[0]
         f = jax.custom_jvp(lambda t: t * 2)
         f.defjvp(lambda p, t: (f(*p), t[0]))
-        return op("end")(f(v), arch)
+        g = jax.custom_vjp(lambda t: t * 2)
+        g.defvjp(lambda t: (t * 2, None), lambda _, t: (t * 2,))
+        solved = jax.scipy.sparse.linalg.cg(lambda t: t * 2, g(f(v)), maxiter=2)[0]
+        return op("end")(solved, arch)
 
     assert edges(graph_of(run)) == ["input>pair/a", "pair/a>pair/b", "input>end", "pair/b>end", "end>output"]
 

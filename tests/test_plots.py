@@ -29,7 +29,7 @@ def texts(file):
 
 
 def svg(figure, folder):
-    return texts(figures.save(figure, folder / "picture.svg"))
+    return texts(figures.save(figure, folder / "picture.svg")[0])
 
 
 class Net(nn.Module):

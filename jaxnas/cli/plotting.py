@@ -65,7 +65,7 @@ def compare(
     if picture is None:
         print(f"no run has a derived {comparison.metric} yet, so there is no picture")
     else:
-        print(f"picture in {figures.save(picture, out)}")
+        print(f"picture in {figures.save(picture, out)[0]}")
 
 
 def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
@@ -113,8 +113,8 @@ def _agreement(agreement: Any, most: int = 12) -> list[Any]:
 
     keys = ", ".join(agreement.common[:8]) + (", …" if len(agreement.common) > 8 else "")
     text = (
-        f"of {agreement.choices} choices two of these {len(agreement.runs)} runs decide {100 * agreement.mean:.0f} % "
-        f"alike on average, all of them {len(agreement.common)}" + (f": {keys}" if keys else "")
+        f"Two of these {len(agreement.runs)} runs decide {100 * agreement.mean:.0f} % of the {agreement.choices} choices "
+        f"alike on average; all of them decide {len(agreement.common)} alike" + (f": {keys}." if keys else ".")
     )
     if len(agreement.runs) > most:
         return [Text(text)]

@@ -142,7 +142,7 @@ def _arch(path: Path, space: Space, history: Sequence[Record]) -> dict[str, Any]
 def _groups(found: Sequence[Run]) -> dict[str, list[Run]]:
     by_config: dict[str, list[Run]] = {}
     for run in found:
-        same = {key: value for key, value in run.config.items() if key not in ("seed", "versions")}
+        same = {key: value for key, value in run.config.items() if key not in ("seed", "versions", "graph")}
         by_config.setdefault(json.dumps(same, sort_keys=True), []).append(run)
     groups: dict[str, list[Run]] = {}
     for members in by_config.values():

@@ -85,22 +85,25 @@ def legend(where: Any, handles: Sequence[Any], labels: Sequence[str], **options:
         text.set_text(plain(label, 40))
 
 
-def save(figure: Figure, path: str | os.PathLike) -> Path:
-    """Writes a picture in the format of its name. The same picture gives the same bytes: no dates.
+def save(figure: Figure, *paths: str | os.PathLike) -> list[Path]:
+    """Writes a picture in the formats of the names. The same picture gives the same bytes: no dates.
 
     Raises:
       RunError: for another format than .pdf, .svg, .png, or a file that cannot be written.
     """
-    path = Path(path)
-    kind = path.suffix.removeprefix(".").lower()
-    if kind not in FORMATS:
-        raise RunError(f"{path}: pictures are .pdf, .svg or .png; got {path.suffix or 'no suffix'!r}.")
+    files = [Path(path) for path in paths]
+    for file in files:
+        if file.suffix.removeprefix(".").lower() not in FORMATS:
+            raise RunError(f"{file}: pictures are .pdf, .svg or .png; got {file.suffix or 'no suffix'!r}.")
     undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    buffer = io.BytesIO()
     with style():
-        figure.savefig(buffer, format=kind, dpi=300, metadata=undated.get(kind))
-    try:
-        write_bytes(path, buffer.getvalue())
-    except OSError as e:
-        raise RunError(f"{path}: cannot be written: {e.strerror}.") from None
-    return path
+        figure.draw_without_rendering()  # places everything, once for all formats
+        figure.set_layout_engine("none")
+        for file in files:
+            kind, buffer = file.suffix.removeprefix(".").lower(), io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=300, metadata=undated.get(kind))
+            try:
+                write_bytes(file, buffer.getvalue())
+            except OSError as e:
+                raise RunError(f"{file}: cannot be written: {e.strerror}.") from None
+    return files

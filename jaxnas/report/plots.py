@@ -51,11 +51,10 @@ def plot(
       RunError: if the run cannot be read or has no epoch yet, or a picture cannot be written.
     """
     out = Path(run) / "plots" if out is None else Path(out)
-    return [
-        figures.save(figure, out / f"{name}.{kind}")
-        for name, figure in _pictures(run)
-        for kind in dict.fromkeys(formats)
-    ]
+    files = []
+    for name, figure in _pictures(run):
+        files += figures.save(figure, *(out / f"{name}.{kind}" for kind in dict.fromkeys(formats)))
+    return files
 
 
 def _pictures(run: str | os.PathLike) -> Iterator[tuple[str, Figure]]:
