@@ -1,7 +1,7 @@
 """The report of a search: one HTML file, or a page that is served while the search runs.
 
-    jaxnas.report.write("runs/x")  # runs/x/report.html
-    jaxnas.report.serve("runs/x")  # at http://127.0.0.1:8080/, until Ctrl-C
+jaxnas.report.write("runs/x")  # runs/x/report.html
+jaxnas.report.serve("runs/x")  # at http://127.0.0.1:8080/, until Ctrl-C
 """
 
 from __future__ import annotations

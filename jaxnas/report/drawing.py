@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from jaxnas.space import Space
@@ -132,7 +133,7 @@ def _levels(positions: Mapping[str, tuple[float, float]], sizes: Mapping[str, tu
 
 
 def _interpolate(levels: Sequence[tuple[float, float]], y: float) -> float:
-    for (before, above), (after, below) in zip(levels, levels[1:], strict=False):
+    for (before, above), (after, below) in pairwise(levels):
         if before <= y <= after:
             return above + (below - above) * (y - before) / (after - before)
     return levels[0][1] if y <= levels[0][0] else levels[-1][1]

@@ -47,8 +47,9 @@ class Source:
             return {"error": str(e)}
 
     def _files(self) -> list[tuple[str, int, int]]:
+        """What tells whether something is new: the state of the files that are read, and whether somebody works."""
         folders = [self.run, *sorted(self.run.glob("retrain*"))]
-        found = []
+        found = [(str(folder), int(runs.working(folder)), 0) for folder in folders]
         for file in (folder / name for folder in folders for name in _READ):
             try:
                 stat = file.stat()
@@ -60,7 +61,7 @@ class Source:
 
 def not_begun(run: Path) -> bool:
     """Whether a folder is there and holds nothing of a run yet."""
-    return run.is_dir() and all(file.name == "run.lock" for file in run.iterdir())
+    return run.is_dir() and all(file.name == "run.lock" or file.name.startswith(".") for file in run.iterdir())
 
 
 class Server(ThreadingHTTPServer):
@@ -145,7 +146,7 @@ def make_server(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 808
         return Server(run, host, port)
     except OSError as e:
         raise RunError(
-            f"cannot listen on port {port} of {host}: {e.strerror or e}. Another --port may be free; 0 takes one that is."
+            f"cannot listen on port {port} of {host}: {e.strerror or e}. Give another port; 0 takes a free one."
         ) from None
     except OverflowError:
         raise RunError(f"port {port}: expected 0 to 65535.") from None
