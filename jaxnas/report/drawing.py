@@ -16,7 +16,7 @@ COLUMNS = 54.0  # height of these
 GAP_X, GAP_Y = 26.0, 38.0
 MARGIN = 16.0
 
-PITCH, RADIUS = 124.0, 22.0  # of a cell: between its nodes, of a node
+PITCH, RADIUS = 130.0, 22.0  # of a cell: between its nodes, of a node
 LOWEST, STEP = 30.0, 34.0  # height of the shortest arc, and what each node that is passed adds
 PLAIN_STEP = 18.0  # the same for arcs without a label
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import socketserver
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -73,10 +75,13 @@ class Server(ThreadingHTTPServer):
         self.source = Source(run)
         self.host = host
         if ":" in host:
-            import socket
-
             self.address_family = socket.AF_INET6
         super().__init__((host, port), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that was closed while it was answered is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)  # HTTPServer's would look the host's name up
@@ -137,11 +142,13 @@ def make_server(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 808
     """A server that listens; `serve_forever` then answers.
 
     Raises:
-      RunError: if `run` is neither a run directory nor an empty folder, or nothing can listen there.
+      RunError: if `run` is neither a run directory nor an empty folder, or nothing can listen there, or plotly is not
+        installed.
     """
     if not not_begun(Path(run)):
         runs.read_config(run)
         runs.read_space(run)
+    page(waiting(run))  # to say now if something is not installed
     try:
         return Server(run, host, port)
     except OSError as e:

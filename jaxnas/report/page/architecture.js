@@ -52,7 +52,9 @@ function frame(heading, label, width, height, picture, most) {
   };
   const fit = () => {
     const room = box.clientWidth;
-    if (room) resize(Math.max(Math.min(room / width, most), 0.55));
+    if (!room) return; // folded
+    resize(Math.max(Math.min(room / width, most), 0.75)); // smaller, it could not be read
+    box.scrollLeft = (box.scrollWidth - room) / 2;
   };
   new ResizeObserver(() => {
     if (box.clientWidth !== box.known) {

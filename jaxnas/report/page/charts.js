@@ -21,6 +21,15 @@ function addChart(place, options) {
   if (seen) seen.observe(place);
 }
 
+function forgetCharts() {
+  for (const [place, chart] of charts) {
+    if (place.isConnected) continue;
+    seen?.unobserve(place);
+    if (chart.drawn) window.Plotly.purge(place);
+    charts.delete(place);
+  }
+}
+
 function startCharts() {
   if (!window.Plotly) return;
   seen = new IntersectionObserver(

@@ -6,7 +6,7 @@ const page = {
   version: 0,
   timer: null,
   revision: null,
-  structure: null,
+  drawn: {}, // what parts of the data the page was built of
   pointer: matchMedia("(pointer: fine)").matches,
 };
 const ICONS = { play: "M3 1.5 14 8 3 14.5Z", pause: "M3 2h3.6v12H3ZM9.4 2H13v12H9.4Z" };
@@ -21,23 +21,23 @@ function receive(data) {
   show("controls", data.epochs.length > 0);
   buildWords();
   buildTables();
-  const structure = JSON.stringify([
-    data.graph,
-    data.cells,
-    data.epochs.length > 0,
-    data.choices.map((c) => [c.key, c.labels, c.kind]),
-    data.panels.map((panel) => [panel.title, panel.series.map((series) => series.name)]),
-  ]);
-  if (structure !== page.structure) {
-    // else what is there only moves
-    page.structure = structure;
-    charts.clear();
-    seen?.disconnect();
+  // What is there only moves, unless there is something else to draw: so folds and focus stay as they are.
+  const { graph, cells, choices, panels } = data;
+  const begun = data.epochs.length > 0;
+  if (differs("choices", [graph, cells, begun, choices.map((choice) => [choice.key, choice.kind, choice.labels])])) {
     buildArchitecture();
-    buildPanels();
     buildChoices();
   }
+  if (differs("panels", panels.map((panel) => [panel.title, panel.series.map((series) => series.name)]))) buildPanels();
+  forgetCharts();
   update();
+}
+
+function differs(name, value) {
+  const text = JSON.stringify(value);
+  const other = page.drawn[name] !== text;
+  page.drawn[name] = text;
+  return other;
 }
 
 function update() {
@@ -47,7 +47,6 @@ function update() {
   const words = `epoch ${data.epochs[at]} of ${Math.max(data.planned ?? 0, data.epochs[data.epochs.length - 1])}`;
   byId("shown").textContent = words;
   byId("epoch").setAttribute("aria-valuetext", words);
-  document.documentElement.dataset.epoch = data.epochs[at];
   updateArchitecture();
   updateChoices();
   updateCharts();
