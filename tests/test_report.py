@@ -15,6 +15,7 @@ import pytest
 import jaxnas
 from jaxnas import report
 from jaxnas.architecture import ChoiceSpec
+from jaxnas.locking import Lock
 from jaxnas.report.drawing import draw_cell, draw_graph
 from jaxnas.report.page import embedded, page
 from jaxnas.report.payload import decidedness, duration_text, groups_of, waiting
@@ -32,7 +33,13 @@ SPACE = {
 GRAPH = {
     "nodes": [
         {"key": key, "kind": kind, "uses": 1, "inside": None}
-        for key, kind in (("input", "input"), ("op", "layer"), ("two", "inputs"), ("skip", "inputs"), ("output", "output"))
+        for key, kind in (
+            ("input", "input"),
+            ("op", "layer"),
+            ("two", "inputs"),
+            ("skip", "inputs"),
+            ("output", "output"),
+        )
     ],
     "edges": [
         {"source": source, "target": target, "candidates": candidates}
@@ -83,8 +90,7 @@ def test_payload_of_a_run(tmp_path):
     assert data["name"] == "run"
     assert data["about"] == "DARTS · m:Net · data digits · seed 0"
     assert data["epochs"] == [1, 2]
-    assert data["status"]["state"] == "open"
-    assert "running, or interrupted" in data["status"]["text"]
+    assert data["status"]["state"] == "interrupted"
     op, two, skip = data["choices"]
     assert op["labels"] == ["a", "b", EVIL]
     assert [c["chosen"][1] for c in data["choices"]] == [[0], [0, 2], []]
@@ -117,6 +123,8 @@ def test_payload_of_an_ended_run_with_candidates_and_trainings(tmp_path):
     (run / "retrain" / "result.json").write_text('{"status": "finished", "test_accuracy": 0.9}')
     (run / "retrain-2" / "history.jsonl").write_text('{"epoch": 0, "seconds": 2.0, "test_accuracy": 0.5}\n')
     (run / "retrain-10" / "result.json").write_text("[")
+    with Lock(run / "retrain-2" / "run.lock"):
+        assert report.payload(run)["trainings"][1]["status"] == "running"
     data = report.payload(run)
     assert (data["status"]["state"], data["status"]["detail"]) == ("finished", "in time")
     assert data["candidates"]["columns"] == ["score", "accuracy"]
@@ -126,7 +134,7 @@ def test_payload_of_an_ended_run_with_candidates_and_trainings(tmp_path):
     assert (first["name"], first["status"], first["start"]) == ("retrain", "finished", "from scratch")
     assert first["scores"]["test_accuracy"] == 0.9
     assert (second["name"], second["epochs"], second["duration"]) == ("retrain-2", "1 of 4", "2.0 s")
-    assert second["status"] == "running, or interrupted"
+    assert second["status"] == "interrupted"
     assert "not valid JSON" in tenth["status"]
 
 
@@ -138,7 +146,8 @@ def test_runs_without_alphas_without_a_graph_without_epochs_and_with_nothing(tmp
     assert begun["epochs"] == begun["panels"] == []
     assert begun["final"] is None
     assert set(waiting(tmp_path)) == set(begun)
-    nulls = report.payload(write_run(tmp_path / "nulls", train_loss=None, probabilities={**record(0)["probabilities"], "op": [None] * 3}))
+    unknown = {**record(0)["probabilities"], "op": [None] * 3}
+    nulls = report.payload(write_run(tmp_path / "nulls", train_loss=None, probabilities=unknown))
     assert nulls["choices"][0]["entropy"] == [None, None]
     assert all(series["name"] != "train" for panel in nulls["panels"] for series in panel["series"])
 
@@ -234,7 +243,9 @@ def test_the_graph_is_drawn_downwards_without_nodes_on_each_other():
 
 def test_a_cell_is_drawn_with_labels_apart():
     names = ["c_{k-2}", "c_{k-1}", "0", "1", "out"]
-    free = [{"source": names[i], "target": names[j], "choice": "op", "switch": ["two", i]} for j in (2, 3) for i in range(j)]
+    free = [
+        {"source": names[i], "target": names[j], "choice": "op", "switch": ["two", i]} for j in (2, 3) for i in range(j)
+    ]
     ends = [{"source": name, "target": "out", "choice": None, "switch": None} for name in names[2:4]]
     space = Space({key: ChoiceSpec(**spec) for key, spec in SPACE.items()})
     drawn = draw_cell({"name": "normal", "nodes": names, "edges": [*free, free[0], *ends]}, space)
@@ -296,6 +307,9 @@ def test_watch_serves_what_is_there_and_says_when_nothing_is_new(served):
     status, new, body = get(server, **{"If-None-Match": tag})
     assert (status, json.loads(body)["epochs"]) == (200, [1, 2])
     assert new != tag
+    assert get(server, **{"If-None-Match": new})[0] == 304
+    with Lock(run / "run.lock"):
+        assert json.loads(get(server, **{"If-None-Match": new})[2])["status"]["state"] == "running"
     assert get(server, **{"If-None-Match": new})[0] == 304
     status, _, html = get(server, "")
     assert status == 200

@@ -80,9 +80,10 @@ def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
     for name in ("method", "seed", "epochs", "derived", "best", "supernet", "test", "time"):
         table.add_column(name, no_wrap=True)
     for run in numbers["runs"]:
+        status = "" if run["status"] == "finished" else run["status"].replace(" ", "\n")
         table.add_row(
             *(Text(str(run[key])) for key in ("name", "algorithm", "seed")),
-            f"{run['epochs']}/{run['planned']}" + (f"\n{run['status']}" if run["status"] != "finished" else ""),
+            f"{run['epochs']}/{run['planned']}\n{status}".strip(),
             *(_number(run[of][what]) for of, what in (("derived", "last"), ("derived", "best"), ("supernet", "last"))),
             "\n".join(map(_number, run["test"])),
             _clock(run["seconds"]),
@@ -113,8 +114,8 @@ def _agreement(agreement: Any, most: int = 12) -> list[Any]:
 
     keys = ", ".join(agreement.common[:8]) + (", …" if len(agreement.common) > 8 else "")
     text = (
-        f"Two of these {len(agreement.runs)} runs decide {100 * agreement.mean:.0f} % of the {agreement.choices} choices "
-        f"alike on average; all of them decide {len(agreement.common)} alike" + (f": {keys}." if keys else ".")
+        f"Two of these {len(agreement.runs)} runs decide {100 * agreement.mean:.0f} % of the {agreement.choices} "
+        f"choices alike on average; all of them decide {len(agreement.common)} alike" + (f": {keys}." if keys else ".")
     )
     if len(agreement.runs) > most:
         return [Text(text)]

@@ -33,7 +33,7 @@ class Run(NamedTuple):
       name: of its folder; its path where two folders have one name.
       config: its `config.json`.
       space: what it searched.
-      status: `"finished"`, `"stopped early"`, `"failed"`, or `"open"`: it runs, or was interrupted.
+      status: `"finished"`, `"stopped early"`, `"failed"`, `"running"` or `"interrupted"`.
       epochs: how many have ended.
       arch: of its last epoch, or None before the first.
       derived, supernet: the metric of the derived architecture; of the supernet, or of sampled architectures (ENAS).

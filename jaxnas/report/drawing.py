@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from jaxnas.space import Space
@@ -15,7 +16,7 @@ COLUMNS = 54.0  # height of these
 GAP_X, GAP_Y = 26.0, 38.0
 MARGIN = 16.0
 
-PITCH, RADIUS = 124.0, 22.0  # of a cell: between its nodes, of a node
+PITCH, RADIUS = 130.0, 22.0  # of a cell: between its nodes, of a node
 LOWEST, STEP = 30.0, 34.0  # height of the shortest arc, and what each node that is passed adds
 PLAIN_STEP = 18.0  # the same for arcs without a label
 
@@ -132,7 +133,7 @@ def _levels(positions: Mapping[str, tuple[float, float]], sizes: Mapping[str, tu
 
 
 def _interpolate(levels: Sequence[tuple[float, float]], y: float) -> float:
-    for (before, above), (after, below) in zip(levels, levels[1:], strict=False):
+    for (before, above), (after, below) in pairwise(levels):
         if before <= y <= after:
             return above + (below - above) * (y - before) / (after - before)
     return levels[0][1] if y <= levels[0][0] else levels[-1][1]

@@ -21,7 +21,6 @@ from jaxnas.space import Space
 Record = Mapping[str, Any]
 
 _ROLES = ("train", "valid", "supernet", "sampled", "derived", "test")
-_OPEN = "running, or interrupted"
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -75,11 +74,11 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
 
 def waiting(run: str | os.PathLike) -> dict[str, Any]:
     """What the page shows of a folder in which no run has begun."""
-    status = {"state": "open", "text": "waiting for a run to begin", "detail": "", "last": None}
+    status = {"state": "waiting", "text": "waiting for a run to begin", "detail": "", "last": None}
     empty: list[Any] = []
     return {
-        **{name: empty for name in ("facts", "epochs", "choices", "panels", "cells", "trainings", "configuration")},
-        **{name: None for name in ("planned", "graph", "candidates", "final")},
+        **dict.fromkeys(("facts", "epochs", "choices", "panels", "cells", "trainings", "configuration"), empty),
+        **dict.fromkeys(("planned", "graph", "candidates", "final")),
         **{"name": Path(run).resolve().name, "about": "", "status": status},
     }
 
@@ -143,6 +142,7 @@ def _choices(run: Path, history: Sequence[Record], space: Space) -> list[dict[st
     choices = []
     for (key, spec), group in zip(space.items(), groups_of(list(space)), strict=True):
         probabilities = [_weights(run, record, key, spec, "probabilities") for record in history]
+        alphas = [_weights(run, record, key, spec, "alphas") for record in history if record.get("alphas")]
         choices.append(
             {
                 "key": key,
@@ -151,13 +151,11 @@ def _choices(run: Path, history: Sequence[Record], space: Space) -> list[dict[st
                 "number": spec.n_chosen,
                 "group": group,
                 "probabilities": probabilities,
-                "alphas": [_weights(run, record, key, spec, "alphas") for record in history if record.get("alphas")],
+                "alphas": alphas if len(alphas) == len(history) else None,  # ENAS has none
                 "entropy": [decidedness(spec, weights) for weights in probabilities],
                 "chosen": [_chosen(run, record, key, spec) for record in history],
             }
         )
-        if len(choices[-1]["alphas"]) < len(history):
-            choices[-1]["alphas"] = None  # ENAS has none
     return choices
 
 
@@ -241,14 +239,17 @@ def _about(config: Record) -> str:
 
 
 def _status(run: Path, history: Sequence[Record], result: Record | None) -> dict[str, Any]:
-    state, detail = "open", ""
-    text = _OPEN
+    """Where a run stands: `state` is running, interrupted, finished or failed; `last` the time of its last epoch."""
+    state, detail = _going_on(run), ""
     if result is not None:
         state = "failed" if result.get("status") == "failed" else "finished"
-        text = str(result.get("status"))
         detail = str(result.get("error") or result.get("stopped") or "")
     file = run / "history.jsonl"
-    return {"state": state, "text": text, "detail": detail, "last": int(file.stat().st_mtime) if history else None}
+    return {"state": state, "text": state, "detail": detail, "last": int(file.stat().st_mtime) if history else None}
+
+
+def _going_on(run: Path) -> str:
+    return "running" if runs.working(run) else "interrupted"
 
 
 def _facts(config: Record, history: Sequence[Record], space: Space) -> list[list[str]]:
@@ -311,10 +312,10 @@ def _training(folder: Path) -> dict[str, Any]:
     except RunError as e:
         return {"name": folder.name, "status": str(e), "start": "", "epochs": "", "scores": {}, "duration": ""}
     scores = result if result is not None else history[-1] if history else {}
-    start = {True: "inherited weights", False: "from scratch"}.get(config.get("inherited"), "")
+    start = "inherited weights" if config.get("inherited") else "from scratch"
     return {
         "name": folder.name,
-        "status": str(result.get("error") or result.get("status")) if result is not None else _OPEN,
+        "status": str(result.get("error") or result.get("status")) if result is not None else _going_on(folder),
         "start": start,
         "epochs": f"{len(history)} of {config.get('epochs')}",
         "scores": {name: _number(scores.get(name)) for name in ("test_accuracy", "test_loss", "train_accuracy")},

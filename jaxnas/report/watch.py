@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import socketserver
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -47,8 +49,9 @@ class Source:
             return {"error": str(e)}
 
     def _files(self) -> list[tuple[str, int, int]]:
+        """What tells whether something is new: the state of the files that are read, and whether somebody works."""
         folders = [self.run, *sorted(self.run.glob("retrain*"))]
-        found = []
+        found = [(str(folder), int(runs.working(folder)), 0) for folder in folders]
         for file in (folder / name for folder in folders for name in _READ):
             try:
                 stat = file.stat()
@@ -60,7 +63,7 @@ class Source:
 
 def not_begun(run: Path) -> bool:
     """Whether a folder is there and holds nothing of a run yet."""
-    return run.is_dir() and all(file.name == "run.lock" for file in run.iterdir())
+    return run.is_dir() and all(file.name == "run.lock" or file.name.startswith(".") for file in run.iterdir())
 
 
 class Server(ThreadingHTTPServer):
@@ -72,10 +75,13 @@ class Server(ThreadingHTTPServer):
         self.source = Source(run)
         self.host = host
         if ":" in host:
-            import socket
-
             self.address_family = socket.AF_INET6
         super().__init__((host, port), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that was closed while it was answered is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)  # HTTPServer's would look the host's name up
@@ -136,16 +142,18 @@ def make_server(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 808
     """A server that listens; `serve_forever` then answers.
 
     Raises:
-      RunError: if `run` is neither a run directory nor an empty folder, or nothing can listen there.
+      RunError: if `run` is neither a run directory nor an empty folder, or nothing can listen there, or plotly is not
+        installed.
     """
     if not not_begun(Path(run)):
         runs.read_config(run)
         runs.read_space(run)
+    page(waiting(run))  # to say now if something is not installed
     try:
         return Server(run, host, port)
     except OSError as e:
         raise RunError(
-            f"cannot listen on port {port} of {host}: {e.strerror or e}. Another --port may be free; 0 takes one that is."
+            f"cannot listen on port {port} of {host}: {e.strerror or e}. Give another port; 0 takes a free one."
         ) from None
     except OverflowError:
         raise RunError(f"port {port}: expected 0 to 65535.") from None

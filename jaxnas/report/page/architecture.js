@@ -17,7 +17,8 @@ function buildArchitecture() {
   const width = Math.max(...cells.map((cell) => cell.width), graph && !folded ? graph.width : 0, 0);
   const wide = width > 900;
   byId("lead").classList.toggle("wide", wide);
-  if (page.data.choices.length <= 8 && !wide) byId("left").append(byId("choices")); // else they follow below
+  if (page.data.choices.length <= 8 && !wide)
+    byId("left").append(byId("choices")); // else they follow below
   else byId("lead").after(byId("choices"));
 }
 
@@ -34,7 +35,10 @@ function buildList() {
     });
     return element("li", {}, `${choice.key}: `, decision);
   });
-  return [element("p", { class: "note" }, "This run has no record of how its choices are connected."), element("ul", { class: "plain" }, ...items)];
+  return [
+    element("p", { class: "note" }, "This run has no record of how its choices are connected."),
+    element("ul", { class: "plain" }, ...items),
+  ];
 }
 
 // A drawing that can be enlarged; in it Tab reaches one node, arrows go on from there.
@@ -48,16 +52,29 @@ function frame(heading, label, width, height, picture, most) {
   };
   const fit = () => {
     const room = box.clientWidth;
-    if (room) resize(Math.max(Math.min(room / width, most), 0.55));
+    if (!room) return; // folded
+    resize(Math.max(Math.min(room / width, most), 0.75)); // smaller, it could not be read
+    box.scrollLeft = (box.scrollWidth - room) / 2;
   };
-  new ResizeObserver(() => { if (box.clientWidth !== box.known) { box.known = box.clientWidth; fit(); } }).observe(box);
+  new ResizeObserver(() => {
+    if (box.clientWidth !== box.known) {
+      box.known = box.clientWidth;
+      fit();
+    }
+  }).observe(box);
   const button = (text, name, act) => {
     const made = element("button", { type: "button", "aria-label": name }, text);
     made.addEventListener("click", act);
     return made;
   };
-  const buttons = element("div", { class: "zoom" }, heading, button("−", `Smaller: ${label}`, () => resize(scale / 1.25)),
-    button("+", `Larger: ${label}`, () => resize(scale * 1.25)), button("Fit", `Fit: ${label}`, fit));
+  const buttons = element(
+    "div",
+    { class: "zoom" },
+    heading,
+    button("−", `Smaller: ${label}`, () => resize(scale / 1.25)),
+    button("+", `Larger: ${label}`, () => resize(scale * 1.25)),
+    button("Fit", `Fit: ${label}`, fit),
+  );
   return [buttons, box];
 }
 
@@ -72,7 +89,11 @@ function curve(points) {
 }
 
 function buildGraph(graph) {
-  const picture = svg("svg", { viewBox: `${graph.left} 0 ${graph.width} ${graph.height}`, role: "group", "aria-label": "Graph of the choices" });
+  const picture = svg("svg", {
+    viewBox: `${graph.left} 0 ${graph.width} ${graph.height}`,
+    role: "group",
+    "aria-label": "Graph of the choices",
+  });
   for (const edge of graph.edges) {
     const path = svg("path", { d: curve(edge.path), class: "edge", "stroke-width": 1.5, "stroke-opacity": 0.6 });
     picture.append(path);
@@ -80,7 +101,11 @@ function buildGraph(graph) {
     drawings.push(() => {
       const now = page.data.choices[edge.target];
       const weights = now.probabilities[page.at];
-      weigh(path, Math.max(...edge.candidates.map((i) => weights?.[i] ?? 0)), edge.candidates.some((i) => now.chosen[page.at]?.includes(i)));
+      weigh(
+        path,
+        Math.max(...edge.candidates.map((i) => weights?.[i] ?? 0)),
+        edge.candidates.some((i) => now.chosen[page.at]?.includes(i)),
+      );
     });
   }
   const links = graph.nodes.map((node) => buildNode(node));
@@ -99,17 +124,36 @@ function weigh(path, weight, chosen) {
 function buildNode(node) {
   const left = node.x - node.width / 2;
   const top = node.y - node.height / 2;
-  const box = svg("rect", { class: `box ${node.kind === "inputs" ? "input" : ""}`, x: left, y: top, width: node.width, height: node.height, rx: 7 });
+  const box = svg("rect", {
+    class: `box ${node.kind === "inputs" ? "input" : ""}`,
+    x: left,
+    y: top,
+    width: node.width,
+    height: node.height,
+    rx: 7,
+  });
   if (node.choice === null) {
     return svg("g", {}, box, svg("text", { class: "node-name", x: node.x, y: node.y }, node.key));
   }
   const choice = page.data.choices[node.choice];
-  const about = [choice.key, node.inside ? `inside ${node.inside}` : "", node.uses > 1 ? `used ${node.uses} times` : ""].filter(Boolean).join(", ");
+  const about = [choice.key, node.inside ? `inside ${node.inside}` : "", node.uses > 1 ? `used ${node.uses} times` : ""]
+    .filter(Boolean)
+    .join(", ");
   const uses = node.uses > 1 ? ` ×${node.uses}` : "";
   const head = svg("text", { class: "head", x: left + 9, y: top + 17 }, shortened(choice.key, 21 - uses.length) + uses);
   const marks = choice.labels.length <= 6 ? rowsOf(choice, node, left, top) : columnsOf(choice, node, left, top);
-  const link = svg("a", { href: `#choice-${node.choice}`, "aria-label": about }, svg("title", {}, about), box, head, ...marks);
-  link.addEventListener("click", (event) => { event.preventDefault(); goTo(node.choice); });
+  const link = svg(
+    "a",
+    { href: `#choice-${node.choice}`, "aria-label": about },
+    svg("title", {}, about),
+    box,
+    head,
+    ...marks,
+  );
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    goTo(node.choice);
+  });
   return link;
 }
 
@@ -119,8 +163,14 @@ function rowsOf(choice, node, left, top) {
     const y = top + 25 + 17 * i;
     const weight = svg("rect", { class: "weight", x: left + 9, y, width: 0, height: 14, rx: 3 });
     const value = svg("text", { class: "share", x: left + node.width - 12, y: y + 11, "text-anchor": "end" });
-    const row = svg("g", {}, svg("rect", { class: "track", x: left + 9, y, width: room, height: 14, rx: 3 }), weight,
-      svg("text", { x: left + 14, class: "share", y: y + 11 }, shortened(brief(choice, i), 15)), value);
+    const row = svg(
+      "g",
+      {},
+      svg("rect", { class: "track", x: left + 9, y, width: room, height: 14, rx: 3 }),
+      weight,
+      svg("text", { x: left + 14, class: "share", y: y + 11 }, shortened(brief(choice, i), 15)),
+      value,
+    );
     drawings.push(() => {
       const now = page.data.choices[node.choice];
       const p = now.probabilities[page.at]?.[i] ?? null;
@@ -138,7 +188,13 @@ function columnsOf(choice, node, left, top) {
   const columns = choice.labels.map((label, i) => {
     const place = { x: left + 9 + room * i, width: Math.max(room - 1.5, 1) };
     const weight = svg("rect", { class: "weight", ...place, y: top + 66, height: 0 });
-    const column = svg("g", {}, svg("title", {}, label), svg("rect", { class: "track", ...place, y: top + 28, height: 38 }), weight);
+    const column = svg(
+      "g",
+      {},
+      svg("title", {}, label),
+      svg("rect", { class: "track", ...place, y: top + 28, height: 38 }),
+      weight,
+    );
     drawings.push(() => {
       const now = page.data.choices[node.choice];
       const p = share(now.probabilities[page.at]?.[i]);
@@ -174,7 +230,11 @@ function rove(links) {
 }
 
 function buildCell(cell) {
-  const picture = svg("svg", { viewBox: `0 0 ${cell.width} ${cell.height}`, role: "img", "aria-label": `The cell ${cell.name}` });
+  const picture = svg("svg", {
+    viewBox: `0 0 ${cell.width} ${cell.height}`,
+    role: "img",
+    "aria-label": `The cell ${cell.name}`,
+  });
   const labels = [];
   for (const edge of cell.edges) {
     const [a, b, c, d] = edge.path;
@@ -188,12 +248,18 @@ function buildCell(cell) {
     drawings.push(() => showEdge(edge, path, label, title));
   }
   for (const node of cell.nodes) {
-    picture.append(svg("circle", { class: "node", cx: node.x, cy: node.y, r: node.radius }),
-      svg("text", { class: "node-name", x: node.x, y: node.y }, svg("title", {}, node.name), ...subscripted(node.name)));
+    picture.append(
+      svg("circle", { class: "node", cx: node.x, cy: node.y, r: node.radius }),
+      svg("text", { class: "node-name", x: node.x, y: node.y }, svg("title", {}, node.name), ...subscripted(node.name)),
+    );
   }
   picture.append(...labels);
   const title = /^cell$/i.test(cell.name) ? "Cell" : `Cell ${cell.name}`;
-  return element("div", { class: "cell" }, ...frame(element("h3", {}, title), title, cell.width, cell.height, picture, 1.35));
+  return element(
+    "div",
+    { class: "cell" },
+    ...frame(element("h3", {}, title), title, cell.width, cell.height, picture, 1.35),
+  );
 }
 
 // c_{k-2} as papers write it.
@@ -202,7 +268,7 @@ function subscripted(name) {
   return word ? [word, svg("tspan", { dy: 4, style: { "font-size": "9px" } }, below)] : [shortened(name, 7)];
 }
 
-// Labelled are the edges that would be chosen, and those that are strong; what the others hold is told on pointing at them.
+// Labelled are the edges that would be chosen, and strong ones; what the others hold is told on pointing at them.
 function showEdge(edge, path, label, title) {
   const words = [];
   let weight = 1;

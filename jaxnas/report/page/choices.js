@@ -23,7 +23,8 @@ function buildGroup(name, open) {
     note.textContent = entropies.length ? `${count}, entropy ${mean.toFixed(2)}` : count;
     if (group.open) updates.forEach((update) => update());
   };
-  group.build = () => { // only once it is unfolded
+  group.build = () => {
+    // only once it is unfolded
     if (!updates.length) for (const { i } of members) cards.append(buildCard(i, updates));
   };
   group.addEventListener("toggle", () => {
@@ -41,12 +42,25 @@ function buildCard(index, updates) {
   const rows = choice.labels.map((label, i) => {
     const filled = element("div", { class: "fill" });
     const value = element("span", { class: "value" });
-    const row = element("li", { style: { "--chip": colour(i) } },
-      element("span", { class: "label", title: label }, element("span", { class: i >= 8 ? "chip dashed" : "chip" }), brief(choice, i)),
-      element("div", { class: "track" }, filled), value);
+    const row = element(
+      "li",
+      { style: { "--chip": colour(i) } },
+      element(
+        "span",
+        { class: "label", title: label },
+        element("span", { class: i >= 8 ? "chip dashed" : "chip" }),
+        brief(choice, i),
+      ),
+      element("div", { class: "track" }, filled),
+      value,
+    );
     return { row, filled, value };
   });
-  const plot = element("div", { class: "plot", role: "img", "aria-label": `${choice.alphas ? "Alphas" : "Probabilities"} of ${choice.key} over the epochs` });
+  const plot = element("div", {
+    class: "plot",
+    role: "img",
+    "aria-label": `${choice.alphas ? "Alphas" : "Probabilities"} of ${choice.key} over the epochs`,
+  });
   const taken = choice.number === null ? "any of" : `${choice.number} of`;
   const kind = `${choice.kind === "layer" ? "layer" : "input"}, ${taken} ${choice.labels.length}`;
   updates.push(() => {
@@ -61,7 +75,7 @@ function buildCard(index, updates) {
       row.classList.toggle("chosen", chosen.includes(i));
     });
   });
-  addChart(plot, choice.key, {
+  addChart(plot, {
     fromZero: !choice.alphas,
     series: () => {
       const now = page.data.choices[index];
@@ -69,8 +83,14 @@ function buildCard(index, updates) {
       return now.labels.map((label, i) => ({ name: label, colour: i, values: rows.map((row) => row[i]) }));
     },
   });
-  return element("article", { class: "choice", id: `choice-${index}`, tabindex: "-1", "aria-label": choice.key },
-    element("h3", {}, choice.key), note, element("ul", { class: "bars" }, ...rows.map(({ row }) => row)), plot);
+  return element(
+    "article",
+    { class: "choice", id: `choice-${index}`, tabindex: "-1", "aria-label": choice.key },
+    element("h3", {}, choice.key),
+    note,
+    element("ul", { class: "bars" }, ...rows.map(({ row }) => row)),
+    plot,
+  );
 }
 
 function updateChoices() {

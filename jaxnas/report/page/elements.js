@@ -54,6 +54,8 @@ function share(weight) {
 
 function largest(values) {
   let best = 0;
-  values.forEach((value, i) => { if (value !== null && !(value <= values[best])) best = i; });
+  values.forEach((value, i) => {
+    if (value !== null && !(value <= values[best])) best = i;
+  });
   return best;
 }

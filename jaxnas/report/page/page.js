@@ -1,6 +1,14 @@
 // The page: which epoch is shown, what plays, which theme, and data that come while a search runs.
 
-const page = { data: null, at: 0, version: 0, timer: null, revision: null, structure: null, pointer: matchMedia("(pointer: fine)").matches };
+const page = {
+  data: null,
+  at: 0,
+  version: 0,
+  timer: null,
+  revision: null,
+  drawn: {}, // what parts of the data the page was built of
+  pointer: matchMedia("(pointer: fine)").matches,
+};
 const ICONS = { play: "M3 1.5 14 8 3 14.5Z", pause: "M3 2h3.6v12H3ZM9.4 2H13v12H9.4Z" };
 
 function receive(data) {
@@ -13,17 +21,23 @@ function receive(data) {
   show("controls", data.epochs.length > 0);
   buildWords();
   buildTables();
-  const structure = JSON.stringify([data.graph, data.cells, data.epochs.length > 0, data.choices.map((c) => [c.key, c.labels, c.kind]),
-    data.panels.map((panel) => [panel.title, panel.series.map((series) => series.name)])]);
-  if (structure !== page.structure) { // else what is there only moves
-    page.structure = structure;
-    charts.clear();
-    seen?.disconnect();
+  // What is there only moves, unless there is something else to draw: so folds and focus stay as they are.
+  const { graph, cells, choices, panels } = data;
+  const begun = data.epochs.length > 0;
+  if (differs("choices", [graph, cells, begun, choices.map((choice) => [choice.key, choice.kind, choice.labels])])) {
     buildArchitecture();
-    buildPanels();
     buildChoices();
   }
+  if (differs("panels", panels.map((panel) => [panel.title, panel.series.map((series) => series.name)]))) buildPanels();
+  forgetCharts();
   update();
+}
+
+function differs(name, value) {
+  const text = JSON.stringify(value);
+  const other = page.drawn[name] !== text;
+  page.drawn[name] = text;
+  return other;
 }
 
 function update() {
@@ -33,7 +47,6 @@ function update() {
   const words = `epoch ${data.epochs[at]} of ${Math.max(data.planned ?? 0, data.epochs[data.epochs.length - 1])}`;
   byId("shown").textContent = words;
   byId("epoch").setAttribute("aria-valuetext", words);
-  document.documentElement.dataset.epoch = data.epochs[at];
   updateArchitecture();
   updateChoices();
   updateCharts();
@@ -53,13 +66,18 @@ function play(on) {
   if (on && last > 0) {
     if (page.at >= last) choose(0);
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    page.timer = setInterval(() => {
-      if (page.at >= page.data.epochs.length - 1) play(false);
-      else choose(page.at + 1);
-    }, Math.max(Math.min(9000 / last, 500), calm ? 500 : 70));
+    page.timer = setInterval(
+      () => {
+        if (page.at >= page.data.epochs.length - 1) play(false);
+        else choose(page.at + 1);
+      },
+      Math.max(Math.min(9000 / last, 500), calm ? 500 : 70),
+    );
   }
   byId("play").setAttribute("aria-label", page.timer ? "Pause" : "Play");
-  byId("play").querySelector("path").setAttribute("d", page.timer ? ICONS.pause : ICONS.play);
+  byId("play")
+    .querySelector("path")
+    .setAttribute("d", page.timer ? ICONS.pause : ICONS.play);
 }
 
 function key(event) {
@@ -85,7 +103,9 @@ function startTheme() {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   theme(dark.matches ? "dark" : "light");
   dark.addEventListener("change", () => theme(dark.matches ? "dark" : "light"));
-  byId("theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+  byId("theme").addEventListener("click", () =>
+    theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"),
+  );
 }
 
 // ---------------------------------------------------------------- while a search runs
@@ -108,10 +128,11 @@ async function ask() {
   if (answer.status !== 304) {
     const data = await answer.json();
     page.revision = answer.headers.get("ETag");
-    if (data.error) notice(data.error, "error"); // what was drawn stays
+    if (data.error)
+      notice(data.error, "error"); // what was drawn stays
     else receive(data);
   }
-  return page.data.status.state === "open" ? 1000 : 4000;
+  return ["finished", "failed"].includes(page.data.status.state) ? 4000 : 1000;
 }
 
 // ---------------------------------------------------------------- start
@@ -120,7 +141,10 @@ function start() {
   performance.mark("begun");
   const data = JSON.parse(byId("data").textContent);
   startTheme();
-  byId("epoch").addEventListener("input", () => { play(false); choose(Number(byId("epoch").value)); });
+  byId("epoch").addEventListener("input", () => {
+    play(false);
+    choose(Number(byId("epoch").value));
+  });
   byId("play").addEventListener("click", () => play(!page.timer));
   byId("unfold").addEventListener("click", () => foldAll(true));
   byId("fold").addEventListener("click", () => foldAll(false));
@@ -129,7 +153,8 @@ function start() {
   receive(data);
   play(false);
   performance.mark("drawn");
-  addEventListener("DOMContentLoaded", () => { // plotly stands after this script, so that the rest is seen first
+  addEventListener("DOMContentLoaded", () => {
+    // plotly stands after this script, so that the rest is seen first
     startCharts();
     if (data.live) poll();
   });

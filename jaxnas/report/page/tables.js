@@ -9,7 +9,8 @@ function buildWords() {
   byId("about").textContent = data.about;
   byId("status").textContent = data.status.text;
   byId("status").dataset.state = data.status.state;
-  const last = data.status.last === null ? [] : [["last epoch ended", new Date(data.status.last * 1000).toLocaleString()]];
+  const last =
+    data.status.last === null ? [] : [["last epoch ended", new Date(data.status.last * 1000).toLocaleString()]];
   byId("facts").replaceChildren(...terms([...data.facts, ...last]));
   notice(data.status.detail, data.status.state === "failed" ? "error" : "word");
   show("empty", data.epochs.length === 0);
@@ -33,9 +34,20 @@ function buildTables() {
   show("candidates", candidates !== null);
   if (candidates) buildCandidates(candidates, FIRST_ROWS);
   show("trainings", trainings.length > 0);
-  table("trainings", ["training", "status", "start", "epochs", "#test accuracy", "#test loss", "#train accuracy", "duration"], trainings.map((row) => [
-    row.name, row.status, row.start, row.epochs, number(row.scores.test_accuracy), number(row.scores.test_loss),
-    number(row.scores.train_accuracy), row.duration]));
+  table(
+    "trainings",
+    ["training", "status", "start", "epochs", "#test accuracy", "#test loss", "#train accuracy", "duration"],
+    trainings.map((row) => [
+      row.name,
+      row.status,
+      row.start,
+      row.epochs,
+      number(row.scores.test_accuracy),
+      number(row.scores.test_loss),
+      number(row.scores.train_accuracy),
+      row.duration,
+    ]),
+  );
   show("final", final !== null);
   if (final && byId("json").textContent !== final.text) byId("json").textContent = final.text;
   byId("final-title").textContent = final && !final.final ? "Architecture so far" : "Final architecture";
@@ -44,9 +56,15 @@ function buildTables() {
 }
 
 function buildCandidates(candidates, most) {
-  const rows = candidates.rows.slice(0, most).map((row, i) => [
-    String(i + 1), ...row.numbers.map((value) => number(value)), row.arch.length <= 160 ? row.arch :
-      element("details", {}, element("summary", {}, `${row.arch.slice(0, 120)}…`), row.arch)]);
+  const rows = candidates.rows
+    .slice(0, most)
+    .map((row, i) => [
+      String(i + 1),
+      ...row.numbers.map((value) => number(value)),
+      row.arch.length <= 160
+        ? row.arch
+        : element("details", {}, element("summary", {}, `${row.arch.slice(0, 120)}…`), row.arch),
+    ]);
   table("candidates", ["#rank", ...candidates.columns.map((name) => `#${name}`), "architecture"], rows);
   const rest = candidates.rows.length > most;
   show("all", rest);
@@ -57,7 +75,11 @@ function buildCandidates(candidates, most) {
 // A name that begins with # is of a column of numbers.
 function table(id, names, rows) {
   const kind = names.map((name) => (name.startsWith("#") ? "number" : name === "architecture" ? "long" : null));
-  const head = element("tr", {}, ...names.map((name, i) => element("th", { scope: "col", class: kind[i] }, name.replace(/^#/, ""))));
+  const head = element(
+    "tr",
+    {},
+    ...names.map((name, i) => element("th", { scope: "col", class: kind[i] }, name.replace(/^#/, ""))),
+  );
   const body = rows.map((row) => element("tr", {}, ...row.map((value, i) => element("td", { class: kind[i] }, value))));
   document.querySelector(`#${id} table`).replaceChildren(element("thead", {}, head), element("tbody", {}, ...body));
 }
@@ -68,10 +90,13 @@ async function copy() {
   try {
     await navigator.clipboard.writeText(text.textContent);
     button.textContent = "Copied";
-  } catch { // not allowed here: select it, and the keyboard copies
+  } catch {
+    // not allowed here: select it, and the keyboard copies
     getSelection().selectAllChildren(text);
     text.focus();
     button.textContent = "Selected: press Ctrl+C";
   }
-  setTimeout(() => { button.textContent = "Copy"; }, 2500);
+  setTimeout(() => {
+    button.textContent = "Copy";
+  }, 2500);
 }
