@@ -95,7 +95,7 @@ def test_the_table_holds_the_numbers_at_80_columns(seeds, tmp_path):
         "±0.1000",
         "3 of 3",
         "2/9",
-        "open",
+        "interrupted",
         "enas",
     ):
         assert words in text
@@ -128,7 +128,7 @@ def test_unfinished_runs_are_shown_but_do_not_count_for_the_mean(seeds, tmp_path
     assert group["derived_last"]["mean"] == pytest.approx((0.6 + 0.8 + 0.7 + 0.7) / 4)
     assert numbers["runs"][4]["derived"]["last"] is None
     assert [run.name for run in compare.agreements(comparison.runs)[0].runs].count("darts-8") == 0
-    assert "stopped" in text_of(comparison)
+    assert "stopped early" in text_of(comparison)
     assert compare.mean_curve(comparison.groups["darts"])[0] == [1, 2]  # where all that ended have a value
 
 

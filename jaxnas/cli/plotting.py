@@ -80,10 +80,11 @@ def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
     for name in ("method", "seed", "epochs", "derived", "best", "supernet", "test", "time"):
         table.add_column(name, no_wrap=True)
     for run in numbers["runs"]:
-        status = "" if run["status"] == "finished" else run["status"].replace(" ", "\n")
+        status = "" if run["status"] == "finished" else run["status"]
         table.add_row(
-            *(Text(str(run[key])) for key in ("name", "algorithm", "seed")),
-            f"{run['epochs']}/{run['planned']}\n{status}".strip(),
+            Text(f"{run['name']}\n{status}".strip()),
+            *(Text(str(run[key])) for key in ("algorithm", "seed")),
+            f"{run['epochs']}/{run['planned']}",
             *(_number(run[of][what]) for of, what in (("derived", "last"), ("derived", "best"), ("supernet", "last"))),
             "\n".join(map(_number, run["test"])),
             _clock(run["seconds"]),
