@@ -83,6 +83,8 @@ def test_seeds_by_hand(seeds):
 
 def test_the_table_holds_the_numbers_at_80_columns(seeds, tmp_path):
     seeds.append(write_run(tmp_path / "other", SPACE, epochs=9, done=2, config={"algorithm": "enas"}))
+    slow = {"seconds": 36000.0}
+    seeds.append(write_run(tmp_path / "slow", SPACE, epochs=9, done=2, status="failed", scores=lambda epoch: slow))
     text = text_of(compare.read(seeds))
     assert "…" not in text
     for words in (
@@ -91,12 +93,14 @@ def test_the_table_holds_the_numbers_at_80_columns(seeds, tmp_path):
         "0.6000",
         "0.7000",
         "0.9000",
-        "0:00:04",
+        "0:04",
         "±0.1000",
         "3 of 3",
         "2/9",
         "interrupted",
         "enas",
+        "20:00:00",
+        "failed",
     ):
         assert words in text
     assert "a: x; b: 0; c: 0, 1" in text

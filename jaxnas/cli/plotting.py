@@ -51,7 +51,7 @@ def compare(
     numbers = comparing.as_json(comparison)
     console = Console()
     for table in tables(comparison, numbers):
-        console.print(table)
+        console.print(table, end="\n\n")
     if json is not None:
         try:
             write_text(json, dumps(numbers, indent=2))
@@ -75,8 +75,9 @@ def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
 
     from jaxnas.report.compare import agreements, in_short
 
-    table = Table(title=f"{comparison.metric.replace('_', ' ')}; test accuracy of trainings", collapse_padding=True)
-    table.add_column("run", overflow="fold")
+    title = f"{comparison.metric.replace('_', ' ')}; test accuracy of trainings"
+    table = Table(title=title, collapse_padding=True, show_edge=False)  # fits 80 columns
+    table.add_column("run", overflow="fold", min_width=11)
     for name in ("method", "seed", "epochs", "derived", "best", "supernet", "test", "time"):
         table.add_column(name, no_wrap=True)
     for run in numbers["runs"]:
@@ -101,7 +102,7 @@ def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
             *shown,
             _clock(group["seconds"]["mean"]) if group["seconds"] else "",
         )
-    archs = Table("run", "architecture")
+    archs = Table("run", "architecture", show_edge=False)
     for run in comparison.runs:
         archs.add_row(Text(run.name), Text(in_short(run)))
     agreed = [part for agreement in agreements(comparison.runs) for part in _agreement(agreement)]
@@ -120,7 +121,7 @@ def _agreement(agreement: Any, most: int = 12) -> list[Any]:
     )
     if len(agreement.runs) > most:
         return [Text(text)]
-    table = Table("decided alike", *(str(i + 1) for i in range(len(agreement.runs))))
+    table = Table("decided alike", *(str(i + 1) for i in range(len(agreement.runs))), show_edge=False)
     for i, run in enumerate(agreement.runs):
         numbers = [str(same) if i != j else "" for j, same in enumerate(agreement.same[i])]
         table.add_row(Text(f"{i + 1} {run.name}"), *numbers)
@@ -129,7 +130,7 @@ def _agreement(agreement: Any, most: int = 12) -> list[Any]:
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
 def _number(value: float | None) -> str:
