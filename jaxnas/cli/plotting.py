@@ -78,7 +78,7 @@ def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
     title = f"{comparison.metric.replace('_', ' ')}; test accuracy of trainings"
     table = Table(title=title, collapse_padding=True, show_edge=False)  # fits 80 columns
     table.add_column("run", overflow="fold", min_width=11)
-    for name in ("method", "seed", "epochs", "derived", "best", "supernet", "test", "time"):
+    for name in ("method", "seed", "epochs", "derived", "best", "super-\nnet", "test", "time"):
         table.add_column(name, no_wrap=True)
     for run in numbers["runs"]:
         status = "" if run["status"] == "finished" else run["status"]
