@@ -51,7 +51,8 @@ def compare(
     numbers = comparing.as_json(comparison)
     console = Console()
     for table in tables(comparison, numbers):
-        console.print(table, end="\n\n")
+        console.print(table)
+        console.print()
     if json is not None:
         try:
             write_text(json, dumps(numbers, indent=2))
@@ -76,7 +77,7 @@ def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
     from jaxnas.report.compare import agreements, in_short
 
     title = f"{comparison.metric.replace('_', ' ')}; test accuracy of trainings"
-    table = Table(title=title, collapse_padding=True, show_edge=False)  # fits 80 columns
+    table = Table(title=title, collapse_padding=True, show_edge=False, pad_edge=False)  # 80 columns
     table.add_column("run", overflow="fold", min_width=11)
     for name in ("method", "seed", "epochs", "derived", "best", "super-\nnet", "test", "time"):
         table.add_column(name, no_wrap=True)
@@ -102,7 +103,7 @@ def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
             *shown,
             _clock(group["seconds"]["mean"]) if group["seconds"] else "",
         )
-    archs = Table("run", "architecture", show_edge=False)
+    archs = Table("run", "architecture", show_edge=False, pad_edge=False)
     for run in comparison.runs:
         archs.add_row(Text(run.name), Text(in_short(run)))
     agreed = [part for agreement in agreements(comparison.runs) for part in _agreement(agreement)]
@@ -121,7 +122,7 @@ def _agreement(agreement: Any, most: int = 12) -> list[Any]:
     )
     if len(agreement.runs) > most:
         return [Text(text)]
-    table = Table("decided alike", *(str(i + 1) for i in range(len(agreement.runs))), show_edge=False)
+    table = Table("decided alike", *(str(i + 1) for i in range(len(agreement.runs))), show_edge=False, pad_edge=False)
     for i, run in enumerate(agreement.runs):
         numbers = [str(same) if i != j else "" for j, same in enumerate(agreement.same[i])]
         table.add_row(Text(f"{i + 1} {run.name}"), *numbers)
