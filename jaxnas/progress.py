@@ -46,7 +46,7 @@ class Progress(Callback):
             self.say(f"compiled in {step.compile_seconds:.1f} s")
         if self._paced is None or step.compile_seconds:
             self._paced = (now, done)
-        if self._bar is None or now - self._shown < 0.1:
+        if self._bar is None or (now - self._shown < 0.1 and step.step < step.steps):
             return
         self._shown = now
         since, first = self._paced

@@ -3,6 +3,11 @@
 import os
 from pathlib import Path
 
+# Programs that several tests or their subprocesses compile are compiled once. Each worker has a folder of its own.
+_CACHE = Path(__file__).resolve().parents[1] / ".jax_cache" / os.environ.get("PYTEST_XDIST_WORKER", "main")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,0 +1,192 @@
+"""Commands that are killed, signalled or run out of disk go on as if nothing had happened."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import jaxnas
+from jaxnas import checkpoints, runs
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ("--model", "experiments.quickstart:Net", "--data", "digits")
+OFTEN = ("--checkpoint-minutes", 0)  # a checkpoint after every step
+DARTS = ("search", "darts", *MODEL, "--epochs", 5, *OFTEN)
+FEWER = ("--controller-steps", 4, "--controller-samples", 4, "--derive-samples", 6)
+ENAS = ("search", "enas", *MODEL, "--epochs", 4, *FEWER, *OFTEN)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """With a compilation cache of its own, which a killed process may damage."""
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+
+
+def started(environment, *arguments, **options):
+    command = [sys.executable, "-m", "jaxnas", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes, **options)
+
+
+def finished(environment, *arguments, **options):
+    process = started(environment, *arguments, **options)
+    out, error = process.communicate(timeout=600)
+    return process.returncode, out, error
+
+
+def assert_same_run(one, other):
+    """Compares all that two runs leave, bit for bit, but for times."""
+
+    def without_times(value):
+        if isinstance(value, dict):
+            return {k: without_times(v) for k, v in value.items() if not k.endswith("seconds")}
+        return value
+
+    histories = [[without_times(record) for record in runs.read_history(path)] for path in (one, other)]
+    assert histories[0] == histories[1]
+    assert without_times(runs.read_result(one)) == without_times(runs.read_result(other))
+    assert (one / "weights.msgpack").read_bytes() == (other / "weights.msgpack").read_bytes()
+    if (one / "final_arch.json").exists():
+        assert (one / "final_arch.json").read_bytes() == (other / "final_arch.json").read_bytes()
+
+
+def newest(path):
+    return checkpoints.newest(path / "checkpoints")
+
+
+def partial(path):
+    return any(path.glob("checkpoints/*.partial"))
+
+
+def wait(process, condition, seconds=600.0):
+    """Until the condition holds, the process has ended, or so many seconds are over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not condition():
+        try:
+            process.wait(timeout=min(0.002, seconds))
+            return
+        except subprocess.TimeoutExpired:
+            pass
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, environment):
+    """A finished search, whose architecture is to be retrained."""
+    path = tmp_path_factory.mktemp("found") / "run"
+    code, _, error = finished(environment, "search", "darts", *MODEL, "--epochs", 1, "--out", path)
+    assert code == 0, error
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole_darts(tmp_path_factory, environment):
+    """What `DARTS` leaves when nothing happens to it."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    code, _, error = finished(environment, *DARTS, "--out", path)
+    assert code == 0, error
+    assert {"params", "batch_stats"} == set(runs.read_weights(path))
+    return path
+
+
+@pytest.mark.parametrize("name", ["darts", "enas", "retrain"])
+def test_ten_kills_change_nothing(name, tmp_path, environment, found, whole_darts):
+    commands = {"darts": DARTS, "enas": ENAS, "retrain": ("retrain", found, "--epochs", 5, *OFTEN)}
+    whole, cut, command = whole_darts, tmp_path / "cut", commands[name]
+    if name != "darts":
+        whole = tmp_path / "whole"
+        code, _, error = finished(environment, *command, "--out", whole)
+        assert code == 0, error
+
+    moments, kills = random.Random(name), 0
+    while kills < 10 and runs.status(cut) is None:
+        before = newest(cut)
+        process = started(environment, *command, "--out", cut)
+        if kills % 3 == 0:  # at any time while it starts
+            wait(process, lambda: False, moments.uniform(0, 4))
+        else:
+            wait(process, lambda before=before: newest(cut) != before)  # it has done a step
+            # in the middle of a checkpoint, or at any time in the next steps
+            wait(process, (lambda: partial(cut)) if kills % 3 == 1 else lambda: False, moments.uniform(0, 0.5))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        _, error = process.communicate(timeout=60)
+        assert "Traceback" not in error, error
+    if runs.status(cut) is None:
+        code, out, error = finished(environment, *command, "--out", cut)
+        assert code == 0, error
+        assert "going on after" in out
+    assert kills == 10
+    assert_same_run(whole, cut)
+    assert list(cut.glob("checkpoints/*")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_asked_to_stop_saves_and_says_how_to_go_on(number, tmp_path, environment, whole_darts):
+    cut = tmp_path / "cut"
+    process = started(environment, *DARTS, "--out", cut)
+    for line in process.stdout:
+        if line.startswith("epoch 1/5"):
+            break
+    process.send_signal(number)
+    _, error = process.communicate(timeout=600)
+    assert process.returncode == 128 + number
+    assert f"{number.name}: finishing this step" in error
+    assert f"interrupted by {number.name} after" in error
+    assert "the same call goes on from there" in error
+    assert "Traceback" not in error
+    assert runs.resumable(cut)
+    assert finished(environment, *DARTS, "--out", cut)[0] == 0
+    assert_same_run(whole_darts, cut)
+    code, out, _ = finished(environment, *DARTS, "--out", cut)
+    assert (code, "has finished already" in out) == (0, True)
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, environment, whole_darts):
+    """A limit on the size of files stands for a full disk: the state no longer fits, the small files do."""
+    cut = tmp_path / "cut"
+    assert finished(environment, *DARTS, "--out", cut, "--max-minutes", 0)[0] == 0
+    kept = sorted(path.name for path in (cut / "checkpoints").iterdir())
+
+    def small_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    code, _, error = finished(
+        {**environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}, *DARTS, "--out", cut, preexec_fn=small_files
+    )
+    assert code == 1
+    assert "\nerror: " in error
+    assert "the checkpoint cannot be written" in error
+    assert "Traceback" not in error
+    assert sorted(path.name for path in (cut / "checkpoints").iterdir()) == kept
+    assert finished(environment, *DARTS, "--out", cut)[0] == 0
+    assert_same_run(whole_darts, cut)
+
+
+def test_a_second_command_in_a_directory_is_refused(tmp_path, environment):
+    first = started(environment, *DARTS, "--out", tmp_path)
+    for line in first.stdout:
+        if line.startswith("epoch 1/5"):
+            break
+    code, _, error = finished(environment, *DARTS, "--out", tmp_path)
+    assert code == 1
+    assert f"process {first.pid} on" in error
+    assert "is working in this directory" in error
+    assert first.communicate(timeout=600)[1] == ""
+    assert first.returncode == 0
+    assert runs.status(tmp_path) == "finished"
+
+
+def test_a_read_only_directory_is_named(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o500)
+    with pytest.raises(jaxnas.RunError, match="cannot be written"):
+        runs.RunDirectory(tmp_path / "run").open({}).__enter__()
