@@ -9,10 +9,10 @@ from playwright.sync_api import sync_playwright
 
 from jaxnas import report
 
-PICTURES = {  # name: width, height, colour scheme
-    "report-light.png": (1440, 1000, "light"),
-    "report-dark.png": (1440, 1000, "dark"),
-    "report-phone.png": (390, 844, "dark"),
+PICTURES = {  # name: width, height, colour scheme, share of the epochs that the slider has passed
+    "report-light.png": (1440, 900, "light", 0.25),
+    "report-dark.png": (1440, 900, "dark", 1.0),
+    "report-phone.png": (390, 844, "dark", 1.0),
 }
 
 
@@ -21,12 +21,15 @@ def main(run: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as there, sync_playwright() as playwright:
         page_file = report.write(run, Path(there) / "report.html")
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name, (width, height, scheme) in PICTURES.items():
+        for name, (width, height, scheme, passed) in PICTURES.items():
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.goto(page_file.as_uri())
             page.locator("#panels .plot").first.scroll_into_view_if_needed()
             page.locator("#panels .main-svg").first.wait_for(state="attached")
             page.evaluate("scrollTo(0, 0)")
+            slider = page.locator("#epoch")
+            slider.fill(str(round(passed * int(slider.get_attribute("max")))))
+            slider.blur()
             page.screenshot(path=folder / name)
             page.close()
         browser.close()

@@ -90,7 +90,7 @@ def draw_cell(cell: Mapping[str, Any], space: Space) -> dict[str, Any]:
                 "choice": index[edge["choice"]] if edge.get("choice") else None,
                 "switch": [index[edge["switch"][0]], edge["switch"][1]] if edge.get("switch") else None,
                 "path": _arc(x(start), x(end), middle, side * height),
-                "label": [(x(start) + x(end)) / 2, middle + side * height + (15 if side > 0 else -5)],
+                "label": [(x(start) + x(end)) / 2, middle + side * height + (17 if side > 0 else -8)],
             }
         )
     return {

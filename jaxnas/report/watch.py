@@ -48,16 +48,17 @@ class Source:
         except (RunError, OSError) as e:
             return {"error": str(e)}
 
-    def _files(self) -> list[tuple[str, int, int]]:
+    def _files(self) -> list[tuple[str, int, int, bool]]:
         """What tells whether something is new: the state of the files that are read, and whether somebody works."""
-        folders = [self.run, *sorted(self.run.glob("retrain*"))]
-        found = [(str(folder), int(runs.working(folder)), 0) for folder in folders]
-        for file in (folder / name for folder in folders for name in _READ):
-            try:
-                stat = file.stat()
-            except OSError:
-                continue
-            found.append((str(file), stat.st_mtime_ns, stat.st_size))
+        found = []
+        for folder in (self.run, *sorted(self.run.glob("retrain*"))):
+            for name in (*_READ, "run.lock"):
+                try:
+                    stat = (folder / name).stat()
+                    held = name == "run.lock" and runs.working(folder)
+                except OSError:
+                    continue  # there is none
+                found.append((str(folder / name), stat.st_mtime_ns, stat.st_size, held))
         return found
 
 

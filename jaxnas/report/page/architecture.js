@@ -140,7 +140,14 @@ function buildNode(node) {
     .filter(Boolean)
     .join(", ");
   const uses = node.uses > 1 ? ` ×${node.uses}` : "";
-  const head = svg("text", { class: "head", x: left + 9, y: top + 17 }, shortened(choice.key, 21 - uses.length) + uses);
+  const inside = node.inside ? ` in ${shortened(node.inside, 8)}` : "";
+  const name = shortened(choice.key, Math.max(21 - uses.length - inside.length, 8));
+  const head = svg(
+    "text",
+    { class: "head", x: left + 9, y: top + 17 },
+    name + uses,
+    svg("tspan", { class: "small" }, inside),
+  );
   const marks = choice.labels.length <= 6 ? rowsOf(choice, node, left, top) : columnsOf(choice, node, left, top);
   const link = svg(
     "a",

@@ -84,12 +84,14 @@ function draw(chart) {
       ...(x.length <= 8 ? { dtick: 1 } : { nticks: 8 }),
       hoverformat: "d",
       unifiedhovertitle: { text: "epoch %{x}" },
+      spikethickness: -1, // one line, without a halo
+      spikecolor: token("muted"),
+      spikedash: "solid",
       range: reach(x),
     },
     yaxis: {
       ...axis,
-      nticks: 5,
-      type: chart.log ? "log" : "linear",
+      ...(chart.log ? { type: "log", dtick: "D2" } : { nticks: 5 }),
       range: chart.range,
       rangemode: chart.fromZero ? "tozero" : "normal",
     },
