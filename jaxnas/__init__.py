@@ -10,7 +10,7 @@ Describe a model with open choices, search, export, apply, retrain:
 
 __version__ = "0.1.0"
 
-from jaxnas import benchmarks, callbacks, data, spaces, training
+from jaxnas import benchmarks, callbacks, data, report, spaces, training
 from jaxnas.algorithms import darts, enas
 from jaxnas.algorithms.base import Algorithm
 from jaxnas.architecture import ChoiceSpec
@@ -68,6 +68,7 @@ __all__ = [
     "local_search",
     "random_search",
     "reinforce",
+    "report",
     "rollout",
     "space",
     "spaces",

@@ -89,7 +89,7 @@ class LayerChoice(nn.Module):
             raise TypeError(f"{_title(self)}: no candidate takes the argument {sorted(unused)}.")
 
         spec = ChoiceSpec(LAYER, len(layers), self._names)
-        key = _key(self, arch)
+        key = choice_key(self, arch)
         kind, value = _look_up(arch, key, spec)
 
         def run(module: LayerChoice, i: int, x: Any) -> Any:
@@ -193,11 +193,11 @@ class InputChoice(nn.Module):
         Raises:
           ArchitectureError: if `arch` has no fitting value, or tensors to be reduced differ in shape.
         """
-        tensors = self._in_order(tensors)
+        tensors = self.in_order(tensors)
         n = len(tensors)
         names = tuple(self.choose_from) if self.choose_from and len(set(self.choose_from)) == n else None
         spec = ChoiceSpec(INPUT, n, names, self.n_chosen)
-        key = _key(self, arch)
+        key = choice_key(self, arch)
         kind, value = _look_up(arch, key, spec)
         used = value if kind == "fixed" else range(n)
         absent = [spec.labels[i] for i in used if tensors[i] is None]
@@ -217,7 +217,9 @@ class InputChoice(nn.Module):
         output = _reduce(self.reduction, [_pick(tensors, value[j]) for j in range(len(value))])
         return _with_mask(self, output, jnp.zeros(n, bool).at[value].set(True))
 
-    def _in_order(self, tensors: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+    @nn.nowrap
+    def in_order(self, tensors: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+        """The candidates of a call in order. Raises ArchitectureError or TypeError if they do not fit."""
         if isinstance(tensors, Mapping):
             if self.choose_from is None:
                 raise TypeError(f"{_title(self)}: takes a dict of tensors only if choose_from names them.")
@@ -258,7 +260,8 @@ def _title(choice: Any) -> str:
     return f"{type(choice).__name__} {label!r}" if label else type(choice).__name__
 
 
-def _key(choice: nn.Module, arch: Any) -> str:
+def choice_key(choice: LayerChoice | InputChoice, arch: Any) -> str:
+    """The key of a choice that is being called with `arch`."""
     root = arch.root if isinstance(arch, StaticArch) else ()
     return choice.key or "/".join(choice.path[len(root) :]) or type(choice).__name__
 

@@ -20,6 +20,7 @@ from jaxnas.data.batches import epoch_batches, split_indices
 from jaxnas.errors import ArchitectureError, NonFiniteLossError
 from jaxnas.evaluation import LossFn, MetricsFn, objective
 from jaxnas.fixed import FixedModel, apply_fixed_architecture, inherit
+from jaxnas.graph import graph_or_none
 from jaxnas.loop import Epoch, make_epoch, own_buffers
 from jaxnas.progress import describe_model, non_finite_message
 from jaxnas.serialization import export
@@ -385,6 +386,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "model": describe_model(plan.model_fn),
         **plan.dataset.describe(),
         "space": {key: dataclasses.asdict(spec) for key, spec in plan.space.items()},
+        "graph": graph_or_none(plan.model_fn, plan.dataset.example()),
         **{name: getattr(plan, name) for name in names},
     }
 

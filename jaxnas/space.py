@@ -45,14 +45,19 @@ def trace(model_fn: Any, *example_inputs: Any) -> tuple[Space, Any]:
     """As `space`; also gives the shapes of the model's output."""
     recorder = Recorder()
     model = functional.model_fns(model_fn)
-    if not model.accepts_arch(len(example_inputs)):
-        raise ArchitectureError(
-            f"{type(model.module).__name__} takes no `arch` after its {len(example_inputs)} input(s), so it has no "
-            "choices; a model with choices is called model(x, arch)."
-        )
+    check_takes_arch(model, len(example_inputs))
     specs = jax.tree.map(functional.shape_of, example_inputs)
     output = jax.eval_shape(lambda *inputs: model.trace(*inputs, recorder), *specs)
     return Space(recorder.found), output
+
+
+def check_takes_arch(model: functional.ModelFns, n_inputs: int) -> None:
+    """Raises ArchitectureError unless the model can be called with so many inputs and an architecture."""
+    if not model.accepts_arch(n_inputs):
+        raise ArchitectureError(
+            f"{type(model.module).__name__} takes no `arch` after its {n_inputs} input(s), so it has no "
+            "choices; a model with choices is called model(x, arch)."
+        )
 
 
 @jax.tree_util.register_static

@@ -1,4 +1,4 @@
-"""The command `jaxnas`: search, retrain, show."""
+"""The command `jaxnas`: search, retrain, show, report, watch, plot, compare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 try:
     import typer
 
-    from jaxnas.cli import looking, searching, training
+    from jaxnas.cli import looking, plotting, reporting, searching, training
 except ModuleNotFoundError as missing:
     if missing.name not in ("typer", "rich"):
         raise
@@ -22,6 +22,10 @@ app = typer.Typer(
 app.add_typer(searching.app, name="search")
 app.command()(training.retrain)
 app.command()(looking.show)
+app.command()(reporting.report)
+app.command()(reporting.watch)
+app.command()(plotting.plot)
+app.command()(plotting.compare)
 
 
 def main() -> None:

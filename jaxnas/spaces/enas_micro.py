@@ -9,6 +9,8 @@ import numpy as np
 from flax import linen as nn
 
 from jaxnas.choices import InputChoice, LayerChoice
+from jaxnas.graph import Cell as DrawnCell
+from jaxnas.graph import CellEdge
 from jaxnas.spaces.layers import Conv, FactorizedReduction, batch_norm, check_even_filters, check_positive, pool
 
 
@@ -184,6 +186,22 @@ class EnasMicro(nn.Module):
             return logits
         auxiliary = AuxiliaryHead(self.num_classes, name="auxiliary")(first, train)
         return (logits, auxiliary) if train else logits
+
+    def describe_cells(self) -> list[DrawnCell]:
+        """The two cells as pictures show them, with the authors' names of their inputs; see `jaxnas.graph.Cell`."""
+        return [self._describe(kind) for kind in ("normal", "reduce")]
+
+    def _describe(self, kind: str) -> DrawnCell:
+        sources, edges = ["c_{k-2}", "c_{k-1}"], []
+        for i in range(self.nodes):
+            for side in "xy":
+                key = f"{kind}/node_{i}/{side}"
+                for candidate, source in enumerate(sources):
+                    switch = (f"{key}_input", candidate)
+                    edges.append(CellEdge(source, str(i), choice=f"{key}_op", switch=switch))
+            sources.append(str(i))
+        edges += [CellEdge(source, "c_k", loose=True) for source in sources]
+        return DrawnCell(kind, [*sources, "c_k"], edges)
 
 
 def enas_micro(

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxnas.choices import LayerChoice
+from jaxnas.graph import Cell as DrawnCell
+from jaxnas.graph import CellEdge
 from jaxnas.spaces.layers import batch_norm, check_positive, pool
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -145,6 +147,10 @@ class NasBench201(nn.Module):
             x = Stack(self.cells, filters, self.search_norm, name=f"stage_{stage}")(x, arch, train)
         x = nn.relu(_normalise(x, train, self.search_norm, "head_norm"))
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+    def describe_cells(self) -> list[DrawnCell]:
+        """The cell as pictures show it; see `jaxnas.graph.Cell`."""
+        return [DrawnCell("cell", list("0123"), [CellEdge(edge[-1], edge[0], choice=edge) for edge in EDGES])]
 
 
 def _normalise(x: jax.Array, train: bool, search_norm: bool, name: str) -> jax.Array:

@@ -1,0 +1,179 @@
+"""The report of a run that goes on: a small server whose page fills itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import socketserver
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from jaxnas import runs
+from jaxnas.errors import RunError
+from jaxnas.report.page import embedded, page
+from jaxnas.report.payload import payload, waiting
+
+_READ = ("config.json", "history.jsonl", "result.json", "final_arch.json")
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+class Source:
+    """A run's payload, read again only when a file of the run has changed."""
+
+    def __init__(self, run: str | os.PathLike):
+        self.run = Path(run)
+        self._lock = threading.Lock()
+        self._known: tuple[Any, dict[str, Any], bytes, str] | None = None
+
+    def get(self) -> tuple[dict[str, Any], bytes, str]:
+        """The payload, its JSON, and a revision that is another one whenever the JSON is.
+
+        A run that is damaged, or half written at this moment, gives `{"error": message}`.
+        """
+        with self._lock:
+            files = self._files()
+            if self._known is None or self._known[0] != files:
+                data = self._read()
+                body = embedded(data).encode("ascii")
+                self._known = (files, data, body, f'"{hashlib.sha256(body).hexdigest()[:20]}"')
+            return self._known[1:]
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            return waiting(self.run) if not_begun(self.run) else payload(self.run)
+        except (RunError, OSError) as e:
+            return {"error": str(e)}
+
+    def _files(self) -> list[tuple[str, int, int, bool]]:
+        """What tells whether something is new: the state of the files that are read, and whether somebody works."""
+        found = []
+        for folder in (self.run, *sorted(self.run.glob("retrain*"))):
+            for name in (*_READ, "run.lock"):
+                try:
+                    stat = (folder / name).stat()
+                    held = name == "run.lock" and runs.working(folder)
+                except OSError:
+                    continue  # there is none
+                found.append((str(folder / name), stat.st_mtime_ns, stat.st_size, held))
+        return found
+
+
+def not_begun(run: Path) -> bool:
+    """Whether a folder is there and holds nothing of a run yet."""
+    return run.is_dir() and all(file.name == "run.lock" or file.name.startswith(".") for file in run.iterdir())
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the page of one run at `/` and its data at `/data.json`."""
+
+    daemon_threads = True
+
+    def __init__(self, run: str | os.PathLike, host: str, port: int):
+        self.source = Source(run)
+        self.host = host
+        if ":" in host:
+            self.address_family = socket.AF_INET6
+        super().__init__((host, port), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A page that was closed while it was answered is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's would look the host's name up
+        self.server_name, self.server_port = self.host, self.server_address[1]
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.server_port}/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if not self._known_host():
+            self._answer(403, "text/plain", b"This server answers to localhost only.")
+        elif path == "/":
+            data, _, _ = self.server.source.get()
+            shown = {**waiting(self.server.source.run), "live": True, **({} if "error" in data else data)}
+            self._answer(200, "text/html; charset=utf-8", page(shown).encode("utf-8"))
+        elif path == "/data.json":
+            _, body, revision = self.server.source.get()
+            if self.headers.get("If-None-Match") == revision:
+                self._answer(304, None, b"", revision)
+            else:
+                self._answer(200, "application/json", body, revision)
+        else:
+            self._answer(404, "text/plain", b"There is nothing here.")
+
+    def _known_host(self) -> bool:
+        """Refuses names that a foreign site had resolve to this machine (DNS rebinding)."""
+        if self.server.host not in _LOCAL:
+            return True
+        asked = self.headers.get("Host", "")
+        return asked.rpartition(":")[0].strip("[]") in _LOCAL or asked in _LOCAL
+
+    def _answer(self, status: int, kind: str | None, body: bytes, revision: str | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if revision is not None:
+            self.send_header("ETag", revision)
+        if kind is not None:
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing: a line per second would hide what matters."""
+
+
+def make_server(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 8080) -> Server:
+    """A server that listens; `serve_forever` then answers.
+
+    Raises:
+      RunError: if `run` is neither a run directory nor an empty folder, or nothing can listen there, or plotly is not
+        installed.
+    """
+    if not not_begun(Path(run)):
+        runs.read_config(run)
+        runs.read_space(run)
+    page(waiting(run))  # to say now if something is not installed
+    try:
+        return Server(run, host, port)
+    except OSError as e:
+        raise RunError(
+            f"cannot listen on port {port} of {host}: {e.strerror or e}. Give another port; 0 takes a free one."
+        ) from None
+    except OverflowError:
+        raise RunError(f"port {port}: expected 0 to 65535.") from None
+
+
+def serve(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 8080) -> None:
+    """Serves a run's report until Ctrl-C, and says where.
+
+    Args:
+      run: run directory, or an empty folder in which a run is to begin.
+      host: what to listen on; the default is reached from this machine only.
+      port: 0 takes a free one.
+
+    Raises:
+      RunError: as `make_server`.
+    """
+    with make_server(run, host, port) as server:
+        print(f"watching {run} at {server.url} (Ctrl-C ends it)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
