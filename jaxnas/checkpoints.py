@@ -16,12 +16,16 @@ It is written aside and renamed when complete, so a run that is killed leaves wh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,7 +96,8 @@ def save(folder: str | os.PathLike, position: Position, state: Any, *, keep: int
         path.parent.mkdir(parents=True, exist_ok=True)  # orbax would wait minutes for a folder that cannot be made
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
-        with _checkpointer() as checkpointer:
+        _check_room(aside, leaves)
+        with _quietly(), _checkpointer() as checkpointer:
             checkpointer.save(aside / "arrays", _packed(leaves))
         write_text(aside / "position.json", json.dumps(about))
         write_text(aside / "checksums.json", json.dumps(_checksums(aside)))
@@ -100,9 +105,8 @@ def save(folder: str | os.PathLike, position: Position, state: Any, *, keep: int
         os.replace(aside, path)
     except Exception as e:  # orbax and tensorstore raise many kinds when a disk is full
         shutil.rmtree(aside, ignore_errors=True)
-        reason = e.strerror if isinstance(e, OSError) and e.strerror else f"{type(e).__name__}: {str(e)[:300]}"
         raise RunError(
-            f"{path}: the checkpoint cannot be written: {reason}. The checkpoints from before are untouched; once "
+            f"{path}: the checkpoint cannot be written: {_reason(e)}. The checkpoints from before are untouched; once "
             "there is room, the same call goes on from the last of them."
         ) from None
     for old in _all(folder)[:-keep]:
@@ -161,7 +165,7 @@ def _read(path: Path, like: State) -> tuple[Position, State]:
     wanted = _leaves(like)
     _check_same_model(path, about["leaves"], _forms(wanted))
     try:
-        with _checkpointer() as checkpointer:
+        with _quietly(), _checkpointer() as checkpointer:
             packed = checkpointer.restore(path.absolute() / "arrays", _packed(wanted))
     except Exception as e:  # orbax and tensorstore raise many kinds
         raise _DamagedError(f"{type(e).__name__}: {str(e)[:300]}") from None
@@ -179,10 +183,37 @@ def _check_same_model(path: Path, stored: dict[str, str], wanted: dict[str, str]
             )
 
 
+def _check_room(folder: Path, leaves: dict[str, np.ndarray]) -> None:
+    """Finds a full disk before orbax does, which reports it at length."""
+    needed, free = sum(leaf.nbytes for leaf in leaves.values()), shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if "RESOURCE_EXHAUSTED" in str(error):  # tensorstore's word for it
+        return "no space is left"
+    return f"{type(error).__name__}: {str(error)[:300]}"
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the log of orbax, which writes a traceback for what it also raises."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp
 
-    return ocp.StandardCheckpointer()
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler())  # waits until all is written
 
 
 def _all(folder: str | os.PathLike) -> list[Path]:

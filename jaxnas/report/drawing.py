@@ -83,12 +83,15 @@ def draw_cell(cell: Mapping[str, Any], space: Space) -> dict[str, Any]:
     def x(i: int) -> float:
         return RADIUS + MARGIN + i * PITCH
 
+    switches = [[index[edge["switch"][0]], edge["switch"][1]] if edge.get("switch") else None for edge in cell["edges"]]
     edges = []
-    for edge, ((start, end), side, height) in zip(cell["edges"], arcs, strict=True):
+    for edge, switch, ((start, end), side, height) in zip(cell["edges"], switches, arcs, strict=True):
+        takers = [s for e, s in zip(cell["edges"], switches, strict=True) if s and e["source"] == edge["source"]]
         edges.append(
             {
                 "choice": index[edge["choice"]] if edge.get("choice") else None,
-                "switch": [index[edge["switch"][0]], edge["switch"][1]] if edge.get("switch") else None,
+                "switch": switch,
+                "loose": takers if edge.get("loose") else None,
                 "path": _arc(x(start), x(end), middle, side * height),
                 "label": [(x(start) + x(end)) / 2, middle + side * height + (17 if side > 0 else -8)],
             }

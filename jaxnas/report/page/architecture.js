@@ -250,6 +250,7 @@ function buildCell(cell) {
     const title = svg("title");
     path.append(title);
     picture.append(path);
+    if (edge.loose) drawings.push(() => showLoose(edge.loose, path));
     if (edge.choice === null && edge.switch === null) continue;
     labels.push(label);
     drawings.push(() => showEdge(edge, path, label, title));
@@ -300,4 +301,16 @@ function showEdge(edge, path, label, title) {
   label.textContent = chosen || weight >= 0.25 ? shortened(words[0], 20) : "";
   label.classList.toggle("chosen", chosen);
   title.textContent = [page.data.choices[edge.choice ?? edge.switch[0]].key, ...words].join(", ");
+}
+
+// The output takes those nodes that no switch takes.
+function showLoose(switches, path) {
+  let weight = 1;
+  let chosen = true;
+  for (const [index, candidate] of switches) {
+    const choice = page.data.choices[index];
+    weight *= 1 - share(choice.probabilities[page.at]?.[candidate] ?? 0);
+    chosen = chosen && !choice.chosen[page.at]?.includes(candidate);
+  }
+  weigh(path, weight, chosen);
 }
