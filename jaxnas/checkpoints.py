@@ -94,7 +94,8 @@ def save(folder: str | os.PathLike, position: Position, state: Any, *, keep: int
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)  # orbax would wait minutes for a folder that cannot be made
-        shutil.rmtree(aside, ignore_errors=True)
+        for stale in path.parent.glob("*.partial"):  # of a process that was killed
+            shutil.rmtree(stale, ignore_errors=True)
         aside.mkdir()
         _check_room(aside, leaves)
         with _quietly(), _checkpointer() as checkpointer:
