@@ -34,9 +34,10 @@ class Progress(Callback):
         self._bar = _bar()
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task("", total=None, head="compiling", tail="the first step, once")
+            self._task = self._bar.add_task("", total=None, head="compiling", tail="the first step, once", arch="")
         self.say(f"{run.space!r}; {head}" if run.space is not None else head)
         self._shown = 0.0
+        self._arch = short_arch(run.history[-1]["arch"]) if run.history and "arch" in run.history[-1] else ""
         self._paced: tuple[float, int] | None = None
 
     def on_step_end(self, step: Step) -> None:
@@ -61,10 +62,13 @@ class Progress(Callback):
             completed=done,
             head=f"epoch {step.epoch + 1}/{self._run.epochs}",
             tail=f"step {step.step}/{step.steps}  {values}  {speed:.1f} steps/s{left}",
+            arch=f"\nso far: {self._arch}" if self._arch else "",
         )
 
     def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
         self.say(epoch_line(metrics, self._run.epochs))
+        if "arch" in metrics:
+            self._arch = short_arch(metrics["arch"])
         return None
 
     def on_end(self) -> None:
@@ -158,7 +162,9 @@ def _bar() -> Any:
     console = Console()
     if not console.is_terminal and not console.is_jupyter:
         return None
-    texts = [TextColumn("{task.fields[" + name + "]}", markup=False) for name in ("head", "tail")]
+    texts = [
+        TextColumn(text, markup=False) for text in ("{task.fields[head]}", "{task.fields[tail]}{task.fields[arch]}")
+    ]
     return Progress(SpinnerColumn(), texts[0], BarColumn(20), texts[1], TimeElapsedColumn(), console=console)
 
 

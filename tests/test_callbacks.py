@@ -355,7 +355,7 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys):
     )
     search(progress=True, epochs=2)
     out = capsys.readouterr().out
-    for text in ("compiling", "epoch 2/2", "step 10/10", "train loss", "valid loss", "steps/s", "\x1b["):
+    for text in ("compiling", "epoch 2/2", "step 10/10", "train loss", "valid loss", "steps/s", "so far: ", "\x1b["):
         assert text in out
 
 

@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -28,14 +27,14 @@ def environment(tmp_path_factory):
     return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
 
 
-def started(environment, *arguments, **options):
-    command = [sys.executable, "-m", "jaxnas", *map(str, arguments)]
+def started(environment, *arguments, before=()):
+    command = [*before, sys.executable, "-m", "jaxnas", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes, **options)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
 
-def finished(environment, *arguments, **options):
-    process = started(environment, *arguments, **options)
+def finished(environment, *arguments, before=()):
+    process = started(environment, *arguments, before=before)
     out, error = process.communicate(timeout=600)
     return process.returncode, out, error
 
@@ -154,13 +153,9 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, envir
     assert finished(environment, *DARTS, "--out", cut, "--max-minutes", 0)[0] == 0
     kept = sorted(path.name for path in (cut / "checkpoints").iterdir())
 
-    def small_files():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    code, _, error = finished(
-        {**environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}, *DARTS, "--out", cut, preexec_fn=small_files
-    )
+    limited = ("bash", "-c", 'ulimit -f 20; exec "$@"', "-")  # files of at most 20 kB
+    uncached = {**environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    code, _, error = finished(uncached, *DARTS, "--out", cut, before=limited)
     assert code == 1
     told = [line for line in error.splitlines() if line.startswith("error: ")]  # orbax's threads may tell more
     assert len(told) == 1

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -48,6 +50,17 @@ def test_quickstart_on_digits(tmp_path):
     assert trained.test_accuracy >= 0.95
     assert jaxnas.load(tmp_path / "q" / "final_arch.json") == result.arch
     assert json.loads((tmp_path / "q" / "retrain" / "result.json").read_text())["test_accuracy"] >= 0.95
+
+
+def test_the_command_of_make_quickstart(tmp_path):
+    short = ("--epochs", "1", "--retrain-epochs", "1", "--out", str(tmp_path / "q"))
+    command = [sys.executable, "-m", "experiments.quickstart", *short]
+    for out in (tmp_path / "q", tmp_path / "q-2"):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        assert f"Architecture: {out / 'final_arch.json'}" in done.stdout
+        assert f"jaxnas report {out}" in done.stdout
+        assert (out / "retrain" / "result.json").exists()
 
 
 def test_quickstart_on_a_part_of_cifar10(cifar10, tmp_path):

@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/quickstart", help="run directory (default: runs/quickstart, or -2, …)")
     options = parser.parse_args()
 
-    out = runs.fresh(options.out)
+    out = runs.free(options.out)
     images = data.load(options.data, data_dir=options.data_dir)
     print(f"Searching {options.data} with DARTS.", flush=True)
     result, trained = run(
@@ -26,6 +26,7 @@ def main() -> None:
     print(f"Architecture: {out / 'final_arch.json'}   history: {out / 'history.jsonl'}   retraining: {out / 'retrain'}")
     print("\nNext, try:")
     print(f"  .venv/bin/jaxnas show {out}                       what the search found, and how sure it is")
+    print(f"  .venv/bin/jaxnas report {out}                     the whole search as a page to open in a browser")
     print(f"  .venv/bin/jaxnas retrain {out} --inherit          start from the supernet's weights")
     print("  .venv/bin/python -m experiments.quickstart --data cifar10 --data-dir DIR --epochs 2 --retrain-epochs 10")
     print("  .venv/bin/jaxnas search darts --model my_module:MyNet --data my_data.npz --out runs/mine")

@@ -35,7 +35,9 @@ class TensorBoard(Callback):
             raise ValueError("TensorBoard needs a logdir, or a search with a workdir.")
         folder = self.logdir if self.logdir is not None else run.workdir / "tensorboard"  # type: ignore[operator]
         self._space = run.space
-        self._writer = SummaryWriter(str(folder), purge_step=len(run.history) if run.history else None)
+        done = len(run.history)
+        # The library names files by the second; without the suffix a quick restart would overwrite the one before.
+        self._writer = SummaryWriter(str(folder), purge_step=done or None, filename_suffix=f".{done}")
 
     def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
         epoch = metrics["epoch"]
