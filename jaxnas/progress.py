@@ -55,7 +55,7 @@ class Progress(Callback):
         speed = (done - first) / (now - since) if done > first else 0.0
         means = {name: float(np.mean(step.metrics[name])) for name in _ON_THE_BAR if name in step.metrics}
         values = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items())
-        left = f"  {_duration((total - done) / speed)} left" if speed else ""
+        left = f"  {duration_text((total - done) / speed)} left" if speed else ""
         self._bar.update(
             self._task,
             total=total,
@@ -124,6 +124,16 @@ def short_arch(arch: Mapping[str, Any], most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
+def duration_text(seconds: float) -> str:
+    """A duration for people: `"9.7 s"`, `"3 min 12 s"`, `"2 h 05 min"`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def describe_model(model_fn: Any) -> str:
     """`module:name` if the model can be imported under that name, else its repr."""
     name = getattr(model_fn, "__qualname__", "<")
@@ -166,9 +176,3 @@ def _bar() -> Any:
         TextColumn(text, markup=False) for text in ("{task.fields[head]}", "{task.fields[tail]}{task.fields[arch]}")
     ]
     return Progress(SpinnerColumn(), texts[0], BarColumn(20), texts[1], TimeElapsedColumn(), console=console)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

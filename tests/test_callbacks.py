@@ -15,7 +15,7 @@ from test_darts import Planted, planted_data
 import jaxnas
 from jaxnas import callbacks, hessian, runs
 from jaxnas.algorithms.relaxation import relax
-from jaxnas.callbacks.early_stopping import arch_entropy
+from jaxnas.entropy import arch_entropy
 from jaxnas.evaluation import cross_entropy
 from jaxnas.progress import epoch_line, short_arch
 
@@ -189,7 +189,8 @@ def test_entropy_is_one_for_open_and_zero_for_decided_choices():
     half = arch_entropy(space, {"one": [0.5, 0.5, 0, 0], "gates": [0, 1]})
     assert half == pytest.approx(0.25)  # log 2 / log 4, and 0
     two = jaxnas.Space({"two": jaxnas.ChoiceSpec("input", 4, None, 2)})
-    assert arch_entropy(two, {"two": [1, 1, 0, 0]}) == pytest.approx(0.5)
+    assert arch_entropy(two, {"two": [1, 1, 0, 0]}) == 0
+    assert arch_entropy(two, {"two": [0.5] * 4}) == pytest.approx(1)
     records = [{"probabilities": {"one": [p, 1 - p, 0, 0], "gates": [0.5, 1]}} for p in (0.5, 0.9, 0.999)]
     epoch, stop = feed(callbacks.AlphaEntropy(0.4), space, records)
     assert epoch == 1

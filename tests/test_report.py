@@ -15,10 +15,12 @@ import pytest
 import jaxnas
 from jaxnas import report
 from jaxnas.architecture import ChoiceSpec
+from jaxnas.entropy import choice_entropy
 from jaxnas.locking import Lock
+from jaxnas.progress import duration_text
 from jaxnas.report.drawing import draw_cell, draw_graph
 from jaxnas.report.page import embedded, page
-from jaxnas.report.payload import decidedness, duration_text, groups_of, waiting
+from jaxnas.report.payload import groups_of, waiting
 from jaxnas.report.watch import make_server
 from jaxnas.space import Space
 
@@ -205,7 +207,7 @@ def test_other_damage_is_one_clear_error(tmp_path):
     ],
 )
 def test_entropy_is_one_where_open_and_zero_where_decided(n, k, weights, expected):
-    found = decidedness(ChoiceSpec("input", n, None, k), weights)
+    found = choice_entropy(ChoiceSpec("input", n, None, k), weights)
     assert found == (None if expected is None else pytest.approx(expected, abs=1e-9))
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxnas.callbacks.base import Callback, Run, Stop
 from jaxnas.checks import check_at_least
+from jaxnas.entropy import arch_entropy
 from jaxnas.hessian import alpha_hessian
 from jaxnas.space import Space
 
@@ -190,27 +191,6 @@ class NoImprovement(_Criterion):
             f"{self.sign * values[best]:.4f}",
             epochs[best],
         )
-
-
-def arch_entropy(space: Space, probabilities: Mapping[str, Any]) -> float:
-    """Mean over the choices of their normalised entropy, in 0..1.
-
-    The entropy of a choice among n candidates is taken of its probabilities (divided by their sum, where several are
-    chosen) and divided by log n; that of gates, each open or shut, is their mean divided by log 2. A choice of a
-    single candidate that is always taken does not count.
-    """
-    values = []
-    for key, spec in space.items():
-        p = np.asarray(probabilities[key], float)
-        if spec.kind == "input" and spec.n_chosen is None:
-            values.append(float(np.mean(_plogp(p) + _plogp(1 - p)) / np.log(2)))
-        elif len(p) > 1:
-            values.append(float(_plogp(p / p.sum()).sum() / np.log(len(p))))
-    return float(np.mean(values)) if values else 0.0
-
-
-def _plogp(p: np.ndarray) -> np.ndarray:
-    return -p * np.log(np.where(p > 0, p, 1))
 
 
 def _searched(run: Run, name: str) -> Space:

@@ -13,7 +13,9 @@ from typing import Any
 
 from jaxnas import runs
 from jaxnas.architecture import ChoiceSpec, positions
+from jaxnas.entropy import choice_entropy
 from jaxnas.errors import ArchitectureError, RunError
+from jaxnas.progress import duration_text
 from jaxnas.report.drawing import draw_cell, draw_graph
 from jaxnas.serialization import read_json
 from jaxnas.space import Space
@@ -83,29 +85,6 @@ def waiting(run: str | os.PathLike) -> dict[str, Any]:
     }
 
 
-def decidedness(spec: ChoiceSpec, weights: Sequence[float | None]) -> float | None:
-    """Entropy of a choice, from 0 (decided) to 1 (all candidates equally likely).
-
-    k of n: the entropy of the n weights, which sum to k, each over k; scaled so that k equal ones give 0 and n give 1
-    (k = 1: over log n). Any subset: the mean entropy of the n gates, over log 2.
-
-    Args:
-      spec: the choice.
-      weights: its n probabilities.
-
-    Returns:
-      None where there is nothing to decide, or a probability is unknown.
-    """
-    n, k = spec.n_candidates, spec.n_chosen
-    if k == n or any(weight is None for weight in weights):
-        return None
-    if k is None:
-        gates = [min(max(weight, 0.0), 1.0) for weight in weights if weight is not None]
-        return sum(_entropy([gate, 1 - gate]) for gate in gates) / n / math.log(2)
-    entropy = _entropy([weight / k for weight in weights if weight is not None])
-    return min(max((entropy - math.log(k)) / (math.log(n) - math.log(k)), 0.0), 1.0)
-
-
 def groups_of(keys: Sequence[str]) -> list[str]:
     """The group that each choice is listed in.
 
@@ -152,7 +131,7 @@ def _choices(run: Path, history: Sequence[Record], space: Space) -> list[dict[st
                 "group": group,
                 "probabilities": probabilities,
                 "alphas": alphas if len(alphas) == len(history) else None,  # ENAS has none
-                "entropy": [decidedness(spec, weights) for weights in probabilities],
+                "entropy": [choice_entropy(spec, weights) for weights in probabilities],
                 "chosen": [_chosen(run, record, key, spec) for record in history],
             }
         )
@@ -267,16 +246,6 @@ def _facts(config: Record, history: Sequence[Record], space: Space) -> list[list
     return [*facts, ["duration", duration]] if history else facts
 
 
-def duration_text(seconds: float) -> str:
-    """A duration for people: `"9.7 s"`, `"3 min 12 s"`, `"2 h 05 min"`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def _power(number: int) -> str:
     digits = str(number)
     return f"{digits[0]}.{digits[1]} × 10{str(len(digits) - 1).translate(_RAISED)}"
@@ -362,10 +331,6 @@ def _number(value: Any) -> float | None:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _entropy(shares: Sequence[float]) -> float:
-    return -sum(p * math.log(p) for p in shares if p > 0)
 
 
 def _json_able(value: Any) -> Any:
