@@ -169,7 +169,7 @@ def test_skip_connections_are_counted_where_asked():
     assert feed(callbacks.SkipConnections(2), SPACE, records)[0] == 1
     assert feed(callbacks.SkipConnections(2, prefix="normal"), SPACE, records)[0] == 2
     assert feed(callbacks.SkipConnections(1, names=["none"]), SPACE, records) is None
-    with pytest.raises(ValueError, match="no choice that begins with 'other' has a candidate named"):
+    with pytest.raises(jaxnas.ArchitectureError, match="no choice that begins with 'other' has a candidate named"):
         feed(callbacks.SkipConnections(prefix="other"), SPACE, records)
 
 

@@ -110,6 +110,7 @@ def test_errors_are_one_line_without_a_traceback(run, tmp_path):
         "cannot be built: TypeError": (*search, tmp_path / "a", "--model", "experiments.quickstart:run"),
         "there is no such file": (*search, tmp_path / "a", "--model", MODEL, "--data", "none.npz"),
         "larger than the weights' split": (*search, tmp_path / "a", "--model", MODEL, "--batch-size", 2000),
+        "no choice has a candidate named": (*search, tmp_path / "b", "--model", MODEL, "--stop-on", "skips"),
         "has no config.json": ("show", tmp_path),
         "final_arch.json: not valid JSON at line 1": ("retrain", tmp_path / "cut"),
     }
@@ -119,6 +120,13 @@ def test_errors_are_one_line_without_a_traceback(run, tmp_path):
         assert message in done.stderr
         assert done.stderr.startswith("error: ")
         assert "Traceback" not in done.stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_enas_cannot_stop_on_is_refused(tmp_path):
+    done = jaxnas("search", "enas", "--model", MODEL, "--out", tmp_path / "a", "--stop-on", "eigenvalue")
+    assert done.returncode == 2
+    assert "eigenvalue is that of the alphas" in done.stderr
     assert not (tmp_path / "a").exists()
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxnas.callbacks.base import Callback, Run, Stop
 from jaxnas.checks import check_at_least
 from jaxnas.entropy import arch_entropy
+from jaxnas.errors import ArchitectureError
 from jaxnas.hessian import alpha_hessian
 from jaxnas.space import Space
 
@@ -99,7 +100,7 @@ class SkipConnections(_Criterion):
         space = _searched(run, "SkipConnections")
         there = {k for k, spec in space.items() if k.startswith(self.prefix) and self.names & set(spec.labels)}
         if not there:
-            raise ValueError(
+            raise ArchitectureError(
                 f"SkipConnections: no choice {f'that begins with {self.prefix!r} ' if self.prefix else ''}has a "
                 f"candidate named {' or '.join(sorted(self.names))}; name yours with names=."
             )

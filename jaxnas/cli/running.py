@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ def followers(tensorboard: bool, stop_on: Sequence[StopOn] | None = None) -> lis
     """The callbacks that options ask for."""
     from jaxnas import callbacks
 
+    if tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise typer.BadParameter('it needs tensorboardX: pip install "jaxnas[tensorboard]"', param_hint="--tensorboard")
     criteria = {
         StopOn.eigenvalue: callbacks.HessianEigenvalue,
         StopOn.skips: callbacks.SkipConnections,

@@ -24,6 +24,7 @@ from jaxnas.cli.options import (
     Out,
     Resume,
     Seed,
+    StopOn,
     StopOnOption,
     TrainPortion,
     UseTensorBoard,
@@ -109,6 +110,8 @@ def search_enas(
     """ENAS (arXiv 1802.03268)."""
     import jaxnas
 
+    if StopOn.eigenvalue in (stop_on or ()):
+        raise typer.BadParameter("eigenvalue is that of the alphas, which ENAS does not have", param_hint="--stop-on")
     with ending_well(out):
         result = jaxnas.enas.search(
             import_model(model),
