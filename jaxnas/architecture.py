@@ -266,3 +266,9 @@ def _error(key: str, spec: ChoiceSpec, found: str, expected: str) -> Architectur
 def missing_key(key: str, spec: ChoiceSpec, arch: Arch) -> ArchitectureError:
     """The error for a choice without a value."""
     return ArchitectureError(f"the architecture has no value for choice {key!r} ({spec}); it has {sorted(arch)}.")
+
+
+def decision_text(value: Any) -> str:
+    """A decision in words: the label, several with commas, or "none"."""
+    chosen = value if isinstance(value, (tuple, list)) else (value,)
+    return ", ".join(map(str, chosen)) or "none"

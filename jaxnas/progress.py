@@ -29,7 +29,6 @@ class Progress(Callback):
 
     def on_begin(self, run: Run) -> None:
         self._run = run
-        self._seconds: list[float] = []
         head = f"{run.steps} steps per epoch, of which the first compiles"
         self._bar = _bar()
         if self._bar is not None:

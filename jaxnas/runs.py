@@ -39,7 +39,8 @@ from jaxnas.space import Space
 
 State = TypeVar("State")
 
-_NOT_COMPARED = ("versions", "graph")
+NOT_COMPARED = ("versions", "graph")
+"""Entries of `config.json` that say nothing of what was asked for."""
 
 
 class RunDirectory:
@@ -281,7 +282,7 @@ def _read(path: str | os.PathLike, name: str) -> dict[str, Any]:
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """In which entries two configurations differ, in words; empty if in none."""
-    differ = [k for k in {**before, **now} if k not in _NOT_COMPARED and before.get(k) != now.get(k)]
+    differ = [k for k in {**before, **now} if k not in NOT_COMPARED and before.get(k) != now.get(k)]
     return "; ".join(f"{k} was {_short(before.get(k))}, is now {_short(now.get(k))}" for k in differ)
 
 

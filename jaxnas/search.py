@@ -312,20 +312,12 @@ def _run(
 
 
 def _finish(session: Session, found: Review, variables: Any, stop: Stop | None) -> None:
-    if stop is not None:
-        session.say(f"stopped after epoch {len(session.history)}: {stop.reason}")
     if session.directory.path is not None:
         export(found.arch, session.directory.path / "final_arch.json")
     scored = session.history[-1 if stop is None or stop.epoch is None else stop.epoch]
     scores = {k: v for k, v in scored.items() if isinstance(v, float) and not k.endswith("seconds")}
-    summary = {"status": "finished", "arch": found.arch, "epochs": len(session.history), **scores}
-    ended = {
-        **summary,
-        **({"stopped": stop.reason} if stop is not None else {}),
-        "seconds": sum(record["seconds"] for record in session.history),
-        "candidates": [candidate._asdict() for candidate in found.candidates],
-    }
-    session.directory.finish(ended, variables)
+    candidates = [candidate._asdict() for candidate in found.candidates]
+    session.finish({"arch": found.arch, **scores, "candidates": candidates}, variables, stop)
 
 
 def _described(plan: Plan, config: dict[str, Any], session: Session, steps: int) -> Run:

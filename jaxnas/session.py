@@ -193,6 +193,15 @@ class Session:
             checkpoints.save(folder, position, state, keep=self._running.keep_checkpoints)
         self._saved = time.perf_counter()
 
+    def finish(self, result: Mapping[str, Any], variables: Any, stop: Stop | None) -> None:
+        """Writes that the run has finished, and says and writes why if a callback has stopped it."""
+        ended = {"status": "finished", "epochs": len(self.history), **result}
+        if stop is not None:
+            self.say(f"stopped after epoch {len(self.history)}: {stop.reason}")
+            ended["stopped"] = stop.reason
+        ended["seconds"] = sum(record["seconds"] for record in self.history)
+        self.directory.finish(ended, variables)
+
     def say(self, text: str) -> None:
         """Prints a line, if progress is printed."""
         for callback in self._callbacks:

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jaxnas.architecture import decision_text
+
 
 def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]) -> None:
     """Show what a search found, and how sure it is."""
@@ -49,7 +51,7 @@ def _choices_table(space: Any, weights: Any, arch: Any) -> Table:
     table = Table("choice", "chosen", "weights")
     for key, spec in space.items():
         shares = (f"{label}: {float(w):.3f}" for label, w in zip(spec.labels, weights[key], strict=True))
-        table.add_row(Text(key), Text(_decision(arch[key])), Text("  ".join(shares)))
+        table.add_row(Text(key), Text(decision_text(arch[key])), Text("  ".join(shares)))
     return table
 
 
@@ -71,14 +73,9 @@ def _candidates_table(candidates: list[dict[str, Any]], most: int = 5) -> Table:
     table = Table("rank", "score", *(name for name in names if name != "reward"), "architecture")
     for rank, found in enumerate(candidates[:most], 1):
         numbers = (_number(found["metrics"].get(name)) for name in names if name != "reward")
-        shown = ", ".join(f"{key} {_decision(value)}" for key, value in found["arch"].items())
+        shown = ", ".join(f"{key} {decision_text(value)}" for key, value in found["arch"].items())
         table.add_row(str(rank), _number(found["score"]), *numbers, Text(shown))
     return table
-
-
-def _decision(value: Any) -> str:
-    chosen = value if isinstance(value, (tuple, list)) else (value,)
-    return ", ".join(map(str, chosen)) or "none"
 
 
 def _number(value: Any) -> str:

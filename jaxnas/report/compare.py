@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxnas import runs
+from jaxnas.architecture import decision_text
 from jaxnas.errors import ArchitectureError, RunError
 from jaxnas.report.payload import payload
 from jaxnas.space import Space
@@ -130,8 +131,7 @@ def _arch(path: Path, space: Space, history: Sequence[Record]) -> dict[str, Any]
     if not history:
         return None
     try:
-        decisions = dict(history[-1]["arch"]).items()
-        return space.fixed({key: tuple(value) if isinstance(value, list) else value for key, value in decisions})
+        return space.fixed(history[-1]["arch"])
     except (ArchitectureError, KeyError, TypeError, ValueError) as e:
         raise RunError(f"{path}: the architecture of its last epoch does not fit its space: {e}") from None
 
@@ -142,7 +142,7 @@ def _arch(path: Path, space: Space, history: Sequence[Record]) -> dict[str, Any]
 def _groups(found: Sequence[Run]) -> dict[str, list[Run]]:
     by_config: dict[str, list[Run]] = {}
     for run in found:
-        same = {key: value for key, value in run.config.items() if key not in ("seed", "versions", "graph")}
+        same = {key: value for key, value in run.config.items() if key not in ("seed", *runs.NOT_COMPARED)}
         by_config.setdefault(json.dumps(same, sort_keys=True), []).append(run)
     groups: dict[str, list[Run]] = {}
     for members in by_config.values():
@@ -225,12 +225,9 @@ def in_short(run: Run, most: int = 8) -> str:
     if run.arch is None:
         return ""
 
-    def words(value: Any) -> str:
-        return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
-
     if len(run.arch) <= most:
-        return "; ".join(f"{key}: {words(value)}" for key, value in run.arch.items())
-    layers = Counter(words(run.arch[key]) for key, spec in run.space.items() if spec.kind == "layer")
+        return "; ".join(f"{key}: {decision_text(value)}" for key, value in run.arch.items())
+    layers = Counter(decision_text(run.arch[key]) for key, spec in run.space.items() if spec.kind == "layer")
     taken = [value if isinstance(value, tuple) else (value,) for key, value in run.arch.items() if key in _inputs(run)]
     parts = [f"{count} × {label}" for label, count in layers.most_common(most)]
     parts += [f"{sum(map(len, taken))} inputs at {len(taken)} choices"] if taken else []

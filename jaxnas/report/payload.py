@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnas import runs
-from jaxnas.architecture import ChoiceSpec, positions
+from jaxnas.architecture import ChoiceSpec, decision_text, positions
 from jaxnas.entropy import choice_entropy
 from jaxnas.errors import ArchitectureError, RunError
 from jaxnas.progress import duration_text
@@ -267,10 +267,7 @@ def _candidates(run: Path, result: Record | None) -> dict[str, Any] | None:
 
 
 def _arch_text(arch: Mapping[str, Any]) -> str:
-    def decision(value: Any) -> str:
-        return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-
-    return "; ".join(f"{key}: {decision(value)}" for key, value in arch.items())
+    return "; ".join(f"{key}: {decision_text(value)}" for key, value in arch.items())
 
 
 def _training(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import struct
 
 from jaxnas import functional
-from jaxnas.callbacks.base import Callback, Run, Stop
+from jaxnas.callbacks.base import Callback, Run
 from jaxnas.checkpoints import Position
 from jaxnas.checks import check_at_least, check_batch_size, check_seed
 from jaxnas.data import as_dataset
@@ -247,26 +247,13 @@ def _fit(
             record["compile_seconds"] = at.compile_seconds
             stop = session.end_epoch(state, record)
         if last or stop is not None:
-            _finish(session, state, stop)
+            scores = {k: v for k, v in record.items() if k.startswith(("train_", "test_"))}
+            session.finish(scores, state.variables, stop)
             return result()
         session.next_epoch(state)
         if session.stopped:
             return result()
         at = Position(epoch=epoch + 1)
-
-
-def _finish(session: Session, state: TrainState, stop: Stop | None) -> None:
-    if stop is not None:
-        session.say(f"stopped after epoch {len(session.history)}: {stop.reason}")
-    last = {k: v for k, v in session.history[-1].items() if k.startswith(("train_", "test_"))}
-    ended = {
-        "status": "finished",
-        "epochs": len(session.history),
-        **last,
-        **({"stopped": stop.reason} if stop is not None else {}),
-        "seconds": sum(record["seconds"] for record in session.history),
-    }
-    session.directory.finish(ended, state.variables)
 
 
 def _check_variables(functions: functional.ModelFns, example: Any, variables: Mapping[str, Any]) -> None:
