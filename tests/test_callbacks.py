@@ -206,6 +206,12 @@ def test_no_improvement_goes_back_to_the_best_epoch():
     assert feed(callbacks.NoImprovement("test_loss", patience=2, mode="min"), None, falling)[1].epoch == 3
 
 
+def test_a_metric_that_no_epoch_has_is_named_and_the_search_ends(tmp_path):
+    with pytest.warns(UserWarning, match=r"no epoch had a metric 'accurracy'; there are .*derived_accuracy"):
+        search(callbacks.NoImprovement("accurracy"), workdir=tmp_path)
+    assert runs.status(tmp_path) == "finished"
+
+
 def test_the_eigenvalue_criterion_is_the_papers():
     """Stops at the first epoch where mean(λ of the window before) / mean(λ of this window) < 0.75."""
     growing = [1.0, 1.0, 1.0, 1.1, 1.1, 1.2, 2.0, 3.0]

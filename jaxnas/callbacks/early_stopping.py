@@ -15,6 +15,7 @@ Each keeps what it needs in the history, so that a resumed search decides as an 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -177,21 +178,18 @@ class NoImprovement(_Criterion):
         self.metric, self.patience, self.sign = metric, patience, 1 if mode == "max" else -1
 
     def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
-        values = [self.sign * value for value in self._past(self.metric, metrics)]
         if metrics.get(self.metric) is None:
-            if metrics["epoch"] + 1 >= self.run.epochs and not values:
+            if metrics["epoch"] + 1 >= self.run.epochs and not self._past(self.metric, metrics):
                 names = ", ".join(sorted(k for k, v in metrics.items() if isinstance(v, float)))
-                raise ValueError(f"NoImprovement: no epoch had a metric {self.metric!r}; there are {names}.")
+                message = f"NoImprovement: no epoch had a metric {self.metric!r}; there are {names}."
+                warnings.warn(message, stacklevel=2)  # an error now would keep a whole search from ending
             return None
-        best = int(np.argmax(values))
-        if len(values) - 1 - best < self.patience:
+        known = [record for record in [*self.run.history, metrics] if record.get(self.metric) is not None]
+        best = int(np.argmax([self.sign * record[self.metric] for record in known]))
+        if len(known) - 1 - best < self.patience:
             return None
-        epochs = [record["epoch"] for record in [*self.run.history, metrics] if record.get(self.metric) is not None]
-        return Stop(
-            f"{self.metric} has not improved since epoch {epochs[best] + 1}, where it was "
-            f"{self.sign * values[best]:.4f}",
-            epochs[best],
-        )
+        epoch, value = known[best]["epoch"], known[best][self.metric]
+        return Stop(f"{self.metric} has not improved since epoch {epoch + 1}, where it was {value:.4f}", epoch)
 
 
 def _searched(run: Run, name: str) -> Space:
