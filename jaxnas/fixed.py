@@ -87,6 +87,9 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
 def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any) -> dict[str, Any]:
     """The supernet's variables for the candidates a fixed model has.
 
+    They have the same names and shapes in both. A model that stores its candidates in another way, such as stacked,
+    says how in an optional method, `inherited(self, variables, arch) -> variables`.
+
     Args:
       model: what `apply_fixed_architecture` gave.
       variables: the supernet's, for instance `SearchResult.variables`.
@@ -101,6 +104,8 @@ def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any
     """
     specs = jax.tree.map(functional.shape_of, example_inputs)
     wanted = flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), *specs)))
+    if isinstance(model, FixedModel) and hasattr(model.open.model, "inherited"):
+        variables = model.open.model.inherited(variables, model.arch)
     have = flatten_dict(dict(variables))
     for path, leaf in wanted.items():
         name = "/".join(path)
