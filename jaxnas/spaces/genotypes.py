@@ -138,8 +138,8 @@ def genotype_of(arch: Arch) -> Genotype:
             for edge in fixed[node_key(kind, node)]:  # type: ignore[union-attr]
                 if not fixed[edge] or fixed[edge] == "none":
                     raise ArchitectureError(
-                        f"choice {edge!r}: it is taken and has the operation {fixed[edge] or None!r}, which no genotype "
-                        f"has; expected one of {list(OPERATIONS[1:])}."
+                        f"choice {edge!r}: it is taken and has the operation {fixed[edge] or None!r}; in a genotype it "
+                        f"has one of {list(OPERATIONS[1:])}."
                     )
                 cells[-1].append((fixed[edge], edges_of(kind, node).index(edge)))
     return _checked(Genotype(cells[0], _INNER, cells[1], _INNER))
@@ -221,8 +221,8 @@ def _checked(genotype: Genotype) -> Genotype:
     for name, nodes in (("normal_concat", genotype.normal_concat), ("reduce_concat", genotype.reduce_concat)):
         if nodes != _INNER and nodes not in (list(_INNER), tuple(_INNER)):
             raise ArchitectureError(
-                f"{name}: got {_short(nodes)}; expected {_INNER}: the output of a cell of this space is that of all its "
-                "inner nodes."
+                f"{name}: got {_short(nodes)}; expected {_INNER}: the output of a cell of this space is that of all "
+                "its inner nodes."
             )
     return Genotype(_edges("normal", genotype.normal), _INNER, _edges("reduce", genotype.reduce), _INNER)
 
@@ -238,9 +238,13 @@ def _edges(kind: str, edges: Any) -> list[tuple[str, int]]:
     for place, (_, source) in enumerate(checked):
         node = 2 + place // 2
         if not 0 <= source < node:
-            raise ArchitectureError(f"{kind}, edge {place}: node {node} cannot take node {_short(source)}; it takes 0 to {node - 1}.")
+            raise ArchitectureError(
+                f"{kind}, edge {place}: node {node} cannot take node {_short(source)}; it takes 0 to {node - 1}."
+            )
         if place % 2 and source == checked[place - 1][1]:
-            raise ArchitectureError(f"{kind}: both edges into node {node} come from node {source}; expected two sources.")
+            raise ArchitectureError(
+                f"{kind}: both edges into node {node} come from node {source}; expected two sources."
+            )
     return checked
 
 
