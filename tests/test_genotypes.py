@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_runs import write_run
 
 import jaxnas
 from jaxnas import spaces
+from jaxnas.cli.looking import show
 from jaxnas.errors import ArchitectureError
 from jaxnas.spaces import DARTS_V1, DARTS_V2, Genotype, arch_of, genotype_of
 from jaxnas.spaces.genotypes import CHOICES, EDGES, KINDS, OPERATIONS, edge_key, node_key
@@ -188,3 +190,12 @@ def test_the_choices_are_those_of_the_evaluation_network():
     found = jaxnas.space(spaces.darts_evaluation(channels=2, cells=3), np.zeros((1, 8, 8, 3), np.float32))
     assert found == CHOICES
     assert found.size == 8**28 * (1 * 3 * 6 * 10) ** 2
+
+
+def test_show_prints_the_genotype_of_a_run(tmp_path, capsys):
+    show(write_run(tmp_path / "run", CHOICES, epochs=1, arch=arch_of(DARTS_V2)))
+    shown = capsys.readouterr().out
+    assert f"{genotype_of(arch_of(DARTS_V2))}\n" in shown
+    without = {**arch_of(DARTS_V2), "normal/2<-0": "none"}  # as ENAS may find
+    show(write_run(tmp_path / "other", CHOICES, epochs=1, arch=without))
+    assert "Genotype" not in capsys.readouterr().out
