@@ -113,7 +113,7 @@ class Scheduled(nn.Module):
         if progress is not None and self.is_mutable_collection("noted"):
             seen.value = seen.value.at[steps.value].set(progress)
             steps.value = steps.value + 1
-        return LayerChoice([nn.Dense(2), nn.Dense(3)], key="k")(x, arch)
+        return LayerChoice([nn.Dense(2), lambda x: x[:, :2]], key="k")(x, arch)
 
 
 @pytest.mark.parametrize("steps_per_call", [None, 3])
@@ -128,7 +128,7 @@ def test_models_that_take_it_are_told_the_progress_also_when_a_run_goes_on(steps
     whole = fit(model, data, progress=False, **options)
     noted = whole.variables["noted"]
     assert noted["progress"].dtype == jnp.float32
-    np.testing.assert_array_equal(noted["progress"], np.arange(12, dtype=np.float32) / 12)
+    np.testing.assert_allclose(noted["progress"], np.arange(12) / 12, rtol=1e-6)
     with pytest.raises(InterruptedError):
         fit(model, data, progress=cut, workdir=tmp_path, **options)
     resumed = fit(model, data, progress=False, workdir=tmp_path, **options)
