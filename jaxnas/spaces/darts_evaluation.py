@@ -173,7 +173,8 @@ class Row(nn.Module):
         """The last two outputs; `kept` `[length, 14, B]` is that of each cell."""
 
         def step(cell: Cell, carry: tuple, kept: jax.Array | None) -> tuple[tuple, None]:
-            return (carry[1], cell(*carry, arch, kept, train)), None
+            before_last, last = carry
+            return (last, cell(before_last, last, arch, kept, train)), None
 
         scan = nn.scan(
             step,

@@ -130,12 +130,12 @@ def genotype_of(arch: Arch) -> Genotype:
     """
     if _has_weights(arch):
         return _strongest(arch)
-    fixed = CHOICES.fixed(arch)
-    cells = []
+    fixed: dict[str, Any] = CHOICES.fixed(arch)
+    cells: list[list[tuple[str, int]]] = []
     for kind in KINDS:
         cells.append([])
         for node in _INNER:
-            for edge in fixed[node_key(kind, node)]:  # type: ignore[union-attr]
+            for edge in fixed[node_key(kind, node)]:
                 if not fixed[edge] or fixed[edge] == "none":
                     raise ArchitectureError(
                         f"choice {edge!r}: it is taken and has the operation {fixed[edge] or None!r}; in a genotype it "
@@ -169,7 +169,7 @@ def _has_weights(arch: Any) -> bool:
 def _strongest(arch: Arch) -> Genotype:
     unranked = {key: np.ones(spec.n_candidates, np.float32) for key, spec in CHOICES.items() if spec.kind == INPUT}
     CHOICES.validate({**unranked, **arch})
-    cells = []
+    cells: list[list[tuple[str, int]]] = []
     for kind in KINDS:
         cells.append([])
         for node in _INNER:
