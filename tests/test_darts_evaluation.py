@@ -1,6 +1,7 @@
 """The evaluation network of the DARTS space: the authors' numbers, parts by hand, drop-path, kinds of values."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,7 @@ def test_cells_of_one_shape_are_scanned():
     assert found[13] == Shape(True, False, 144, (288, 288))
     assert found[14] == Shape(False, True, 144, (288, 576))
     assert set(found[15:]) == {Shape(False, False, 144, (576, 576))}
+    assert [len(list(itertools.groupby(shapes(36, cells)))) for cells in (20, 50)] == [9, 9]  # as many to compile
 
 
 def test_a_row_is_its_cells_one_after_the_other():
