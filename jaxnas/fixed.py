@@ -51,7 +51,7 @@ class FixedModel(nn.Module):
                 apart.submit(space, self.open.model, *specs).result().validate(self.arch)
         # On our own scope, so that parameters and keys have the names they have in the supernet.
         model = self.open.model.clone(parent=self.scope, name=None)
-        passed = {name: kwargs.pop(name) for name in ("train", "progress") if name in kwargs}
+        passed: dict[str, Any] = {name: kwargs.pop(name) for name in ("train", "progress") if name in kwargs}
         kwargs |= functional.accepted(model, passed)  # so that every fixed model can be called alike
         arch = StaticArch(self.arch, root=self.path)
         if functional.accepted(model, {"arch": None}):
