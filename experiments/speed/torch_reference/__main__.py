@@ -1,4 +1,7 @@
-"""One process of the PyTorch side: `PYTHON -m experiments.speed.torch_reference WORKLOAD [WEIGHTS.npz]`."""
+"""One process of the PyTorch side: `PYTHON -m experiments.speed.torch_reference WORKLOAD [WEIGHTS.npz]`.
+
+Steps start from the weights that `experiments.speed.ours` wrote.
+"""
 
 import sys
 
@@ -33,21 +36,17 @@ def load(model, arrays, source) -> None:
 def make_step(workload: Workload, arrays, device):
     module, net = NETS[workload.net]
     model = net(**workload.options)
-    if arrays is not None:
-        load(model, arrays, module.source)
+    load(model, arrays, module.source)
     model = model.to(device, memory_format=torch.channels_last)
     if workload.compiled:
         model = torch.compile(model)
     half = workload.dtype == "bfloat16"
     if workload.algorithm == "enas":
         return Child(model, enas.archs(arrays), half=half)
-    if arrays is None:
-        alphas = module.init_alphas()
-    else:
-        alphas = {
-            kind: torch.from_numpy(np.stack([arrays[f"alphas/{key}"] for key in keys]))
-            for kind, keys in module.KEYS.items()
-        }
+    alphas = {
+        kind: torch.from_numpy(np.stack([arrays[f"alphas/{key}"] for key in keys]))
+        for kind, keys in module.KEYS.items()
+    }
     alphas = {kind: alpha.to(device).requires_grad_() for kind, alpha in alphas.items()}
     return Bilevel(model, alphas, order=workload.order, half=half)
 

@@ -1,6 +1,5 @@
 """A net of one LayerChoice with any number of convolutions, to see what candidates cost; see `ours.Candidates`."""
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -31,7 +30,3 @@ def source(name: str) -> tuple[str, int | None]:
     if first == "candidates":
         return f"candidate_{rest[0]}/{rest[1]}", None
     return f"{first}/{rest[0]}", None
-
-
-def init_alphas(n: int = 2) -> dict[str, torch.Tensor]:
-    return {"conv": torch.zeros(1, n)}

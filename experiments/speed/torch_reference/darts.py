@@ -102,7 +102,3 @@ class Darts(nn.Module):
         for cell in self.cells:
             s0, s1 = s1, cell(s0, s1, weights[cell.kind])
         return self.head(s1.mean((2, 3)))
-
-
-def init_alphas() -> dict[str, torch.Tensor]:
-    return {kind: 1e-3 * torch.randn(EDGES, CANDIDATES) for kind in KINDS}

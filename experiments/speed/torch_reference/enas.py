@@ -3,7 +3,6 @@
 The parameters of every branch exist; only the sampled path runs.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 

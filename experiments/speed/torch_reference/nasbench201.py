@@ -1,6 +1,5 @@
 """The supernet of NAS-Bench-201 in PyTorch. Dong, Yang 2020, arXiv 2001.00326, section 2.1."""
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -89,7 +88,3 @@ def source(name: str) -> tuple[str, int | None]:
     if parts[0] != "stages":
         return "/".join(parts), None
     return "/".join([f"stage_{parts[1]}", "cells", *parts[3:]]), int(parts[2])
-
-
-def init_alphas() -> dict[str, torch.Tensor]:
-    return {"cell": torch.zeros(len(EDGES), CANDIDATES)}

@@ -1,5 +1,7 @@
-"""NNI's naive example on NNI's own `DartsTrainer`: the net as its examples/nas/naive describes it, and its data loader."""
+"""NNI's naive example on NNI's own `DartsTrainer`: the net of its examples/nas/naive, and its data loaders."""
 
+import importlib.metadata
+import statistics
 import time
 
 import numpy as np
@@ -130,7 +132,7 @@ def search(workload: Workload) -> None:
         clock.first_step_done()
         clock.lap()
         shares.append((sum(loader.seconds for loader in waiting) - before) / clock.seconds[-1])
-    clock.report(waiting_share=sorted(shares[workload.warm :])[workload.timed // 2])
+    clock.report(waiting_share=statistics.median(shares[workload.warm :]), **_where())
 
 
 def steps(workload: Workload, arrays, load) -> None:
@@ -142,12 +144,11 @@ def steps(workload: Workload, arrays, load) -> None:
     clock = Clock(workload)
     images = Images(*workload.images())
     nni = trainer(workload, images)
-    if arrays is not None:
-        load(nni.model, arrays, source)
-        _unflatten(nni.model.fc1)
-        for key, alpha in nni.mutator.choices.items():
-            given = torch.from_numpy(arrays[f"alphas/{key}"])
-            alpha.data = torch.cat([given, torch.tensor([-30.0])])
+    load(nni.model, arrays, source)
+    _unflatten(nni.model.fc1)
+    for key, alpha in nni.mutator.choices.items():
+        given = torch.from_numpy(arrays[f"alphas/{key}"])
+        alpha.data = torch.cat([given, torch.tensor([-30.0])])
     train, valid = (
         (torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y)) for x, y in workload.batches()
     )
@@ -158,7 +159,11 @@ def steps(workload: Workload, arrays, load) -> None:
         nni.train_one_epoch(lap)
         clock.first_step_done()
         clock.lap()
-    clock.report(losses=nni.loss.steps())
+    clock.report(losses=nni.loss.steps(), **_where())
+
+
+def _where() -> dict[str, str]:
+    return {"device": "cpu", "version": f"PyTorch {torch.__version__}, NNI {importlib.metadata.version('nni')}"}
 
 
 class Recording:
