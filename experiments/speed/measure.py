@@ -156,7 +156,7 @@ class Bench:
         assert row.theirs is not None
         sides = (("ours", row.ours), ("theirs", row.theirs))
         reports = [self._reports.get((side, work.dump(), False, 0)) for side, work in sides]
-        if row.form != "plain" or not all(report and report.get("losses") for report in reports):
+        if not all(report and report.get("losses") for report in reports):
             return None
         return loss_difference(reports[0]["losses"], reports[1]["losses"])
 

@@ -16,6 +16,7 @@ import jaxnas
 from experiments.quickstart.net import Net
 from experiments.speed.workload import Clock, Workload
 from jaxnas import LayerChoice, darts, enas, spaces
+from jaxnas.architecture import INPUT
 from jaxnas.callbacks import Callback
 from jaxnas.data import Dataset
 from jaxnas.loop import own_buffers
@@ -100,8 +101,11 @@ def model_of(workload: Workload):
     net = NETS[workload.net]
     if net is None:
         raise SideError(f"jaxnas.spaces has no {workload.net}")
-    model = net(**workload.options)
-    return InBfloat16(model) if workload.dtype == "bfloat16" else model
+    if workload.dtype == "float32":
+        return net(**workload.options)
+    if workload.net == "darts":
+        return net(**workload.options, dtype=jnp.bfloat16)
+    return InBfloat16(net(**workload.options))
 
 
 def weight_optimizer(workload: Workload):
@@ -157,7 +161,7 @@ def steps(workload: Workload, path: str | None) -> None:
         algorithm = darts.algorithm(model, space, arch_optimizer=arch_optimizer, order=workload.order, **options)
     state = own_buffers(algorithm.init(jax.random.key(0), train))
     if workload.algorithm == "darts":
-        state = state.replace(alphas=_alphas(space))
+        state = state.replace(alphas=_alphas(space, state.alphas))
     if path is not None:
         np.savez(path, **_exported(workload, state, policy if workload.algorithm == "enas" else None))
 
@@ -187,13 +191,13 @@ def steps(workload: Workload, path: str | None) -> None:
     clock.report(losses=losses, **more)
 
 
-def _alphas(space) -> dict[str, jax.Array]:
+def _alphas(space, given) -> dict[str, jax.Array]:
     """Far from even, so that candidates mixed up would show in the loss. Gates are open, as NNI's always are."""
     random = np.random.RandomState(2)
     alphas = {}
-    for key, spec in space.items():
-        drawn = random.randn(spec.n_candidates)
-        gate = spec.kind == jaxnas.architecture.INPUT and spec.n_chosen is None
+    for key in given:  # not all choices have logits
+        spec, drawn = space[key], random.randn(*given[key].shape)
+        gate = spec.kind == INPUT and spec.n_chosen is None
         alphas[key] = jnp.asarray(np.full_like(drawn, 30.0) if gate else drawn, jnp.float32)
     return alphas
 

@@ -21,16 +21,19 @@ NETS = {
 
 
 def load(model, arrays, source) -> None:
-    """Copies weights of jaxnas, `{path: array}`, into the model; `source` says which goes where."""
-    names = {"weight": ("kernel", "scale"), "bias": ("bias",)}
+    """Copies weights of jaxnas, `{path: array}`, into the model; `source` says which goes where.
+
+    Dense kernels become convolutions of 1x1 where the model has those.
+    """
+    kinds = {"weight": ("kernel", "scale"), "bias": ("bias",)}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            path, index = source(name)
+            path, index = source(name, model)
             stem, _, last = path.rpartition("/")
-            path = next(f"params/{stem}/{n}" for n in names[last] if f"params/{stem}/{n}" in arrays)
-            array = arrays[path] if index is None else arrays[path][index]
+            paths = [f"params/{stem}/{kind}" for kind in kinds.get(last, (last,))]
+            array = next(arrays[p] for p in paths if p in arrays)[index]
             axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, tuple(range(array.ndim)))
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(array.transpose(axes))))
+            parameter.copy_(torch.from_numpy(array.transpose(axes).copy()).reshape(parameter.shape))
 
 
 def make_step(workload: Workload, arrays, device):

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 class Step:
     """What both have: SGD with momentum 0.9, gradients clipped to a norm of 5, as in both papers."""
 
-    def __init__(self, model, *, lr: float, weight_decay: float, nesterov: bool, half: bool):
+    def __init__(self, model, *, lr: float, weight_decay: float, nesterov: bool, half: bool, fused: bool = True):
         self.model = model
         self.weights = list(model.parameters())
         self.lr, self.weight_decay, self.momentum = lr, weight_decay, 0.9
-        # One operation for all parameters rather than several for each.
+        # One operation for all parameters rather than several for each; the fused one does not take parameters that
+        # get their first gradient later than others, as a sampled path's do.
+        kind = {"fused": True} if fused else {"foreach": True}
         self.optimizer = torch.optim.SGD(
-            self.weights, lr, momentum=0.9, weight_decay=weight_decay, nesterov=nesterov, fused=True
+            self.weights, lr, momentum=0.9, weight_decay=weight_decay, nesterov=nesterov, **kind
         )
         self.half = half
 
@@ -43,7 +45,7 @@ class Child(Step):
     """ENAS, arXiv 1802.03268: one step of the weights for a sampled architecture."""
 
     def __init__(self, model, archs, *, half: bool = False):
-        super().__init__(model, lr=0.05, weight_decay=1e-4, nesterov=True, half=half)
+        super().__init__(model, lr=0.05, weight_decay=1e-4, nesterov=True, half=half, fused=False)
         self.archs = iter(archs)
 
     def __call__(self, train, valid):

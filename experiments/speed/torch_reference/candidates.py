@@ -24,9 +24,9 @@ class Candidates(nn.Module):
         return self.head(F.relu(x).mean((2, 3)))
 
 
-def source(name: str) -> tuple[str, int | None]:
+def source(name: str, model: nn.Module) -> tuple[str, tuple[int, ...]]:
     """Where jaxnas keeps the parameter of that name."""
     first, *rest = name.split(".")
     if first == "candidates":
-        return f"candidate_{rest[0]}/{rest[1]}", None
-    return f"{first}/{rest[0]}", None
+        return f"candidate_{rest[0]}/{rest[1]}", ()
+    return f"{first}/{rest[0]}", ()

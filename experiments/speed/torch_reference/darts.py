@@ -4,15 +4,17 @@ Written for speed as far as one goes in eager PyTorch: `none` is left out, since
 is taken once per step. With 16 channels and 8 cells it has the original's 1,930,618 parameters.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from experiments.speed.torch_reference.layers import FactorizedReduction, conv, norm
 
-NODES, EDGES, CANDIDATES = 4, 14, 8
-KINDS = ("normal", "reduce")
-KEYS = {kind: [f"{kind}/{node}<-{source}" for node in range(2, 2 + NODES) for source in range(node)] for kind in KINDS}
+NODES, EDGES = 4, 14
+_PLACES = [(source, node) for node in range(2, 2 + NODES) for source in range(node)]
+KEYS = {kind: [f"{kind}/{node}<-{source}" for source, node in _PLACES] for kind in ("normal", "reduce")}
 
 
 class ReluConvNorm(nn.Sequential):
@@ -102,3 +104,55 @@ class Darts(nn.Module):
         for cell in self.cells:
             s0, s1 = s1, cell(s0, s1, weights[cell.kind])
         return self.head(s1.mean((2, 3)))
+
+
+# Edges by source in jaxnas, by node here; the places of an operation's convolutions in its sequence.
+_ROWS = sorted(range(EDGES), key=lambda e: _PLACES[e])
+_PARTS = {1: ("depthwise", 0), 2: ("pointwise", 0), 5: ("depthwise", 1), 6: ("pointwise", 1)}
+_NAMES = (
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+
+
+def source(name: str, model: Darts) -> tuple[str, tuple[int, ...]]:
+    """Where jaxnas keeps the parameter of that name: path, and index along the first axes.
+
+    It stacks the normal cells between two reductions, a row, and in a cell the edges and the layers of an operation.
+    """
+    first, *rest = name.split(".")
+    if first == "stem":
+        return ("stem/kernel", ()) if rest[0] == "0" else (f"stem_norm/{rest[1]}", ())
+    if first == "head":
+        return f"head/{rest[0]}", ()
+    cell, part, *rest = rest
+    row, place = _row_of(model.cells, int(cell))
+    normal = model.cells[int(cell)].kind == "normal"
+    if part == "edges":
+        edge, _, operation, *rest = rest
+        edge, operation = _ROWS.index(int(edge)), _NAMES[int(operation)]
+        index = (place, edge) if normal else (edge,)
+        if operation == "skip_connect":
+            return f"row_{row}_reduction/skip_connect_{rest[0]}", index
+        kind, layer = _PARTS[int(rest[0])]
+        return f"row_{row}_{'normal' if normal else 'reduction'}/{operation}_{kind}", (*index, layer)
+    which = rest[0] if rest[0] in ("even", "odd") else "kernel"
+    if part == "preprocess0":
+        if place >= 2:
+            return f"row_{row}_normal/first_input", (place - 2,)
+        return f"row_{row}_{'first_of_second' if place else 'first'}/{which}", ()
+    return (f"row_{row}_normal/second_input", (place - 1,)) if place else (f"row_{row}_second/{which}", ())
+
+
+def _row_of(cells, index: int) -> tuple[int, int]:
+    """The row of a cell, and its place in it."""
+    row, place = 0, 0
+    for before, cell in itertools.pairwise(cells[: index + 1]):
+        together = before.kind == cell.kind == "normal"
+        row, place = (row, place + 1) if together else (row + 1, 0)
+    return row, place

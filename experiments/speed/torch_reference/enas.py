@@ -89,19 +89,19 @@ class Enas(nn.Module):
         ]
 
 
-def source(name: str) -> tuple[str, int | None]:
+def source(name: str, model: nn.Module) -> tuple[str, tuple[int, ...]]:
     """Where jaxnas keeps the parameter of that name."""
     first, *rest = name.split(".")
     if first == "branches":
         layer, branch, *rest = rest
         layer, branch = int(layer), int(branch)
         kind = f"ConvBranch_{4 * layer + branch}" if branch < 4 else f"PoolBranch_{2 * layer + branch - 4}"
-        return "/".join([kind, *rest]), None
+        return "/".join([kind, *rest]), ()
     if first == "norms":
-        return f"layer_{rest[0]}_norm/{rest[1]}", None
+        return f"layer_{rest[0]}_norm/{rest[1]}", ()
     if first == "reductions":
-        return "/".join([f"reduction_{rest[0]}_of_{rest[1]}", *rest[2:]]), None
-    return "/".join([first, *rest]), None
+        return "/".join([f"reduction_{rest[0]}_of_{rest[1]}", *rest[2:]]), ()
+    return "/".join([first, *rest]), ()
 
 
 def archs(arrays) -> list[tuple[list[int], list[list[bool]]]]:

@@ -82,9 +82,9 @@ class NasBench201(nn.Module):
         return self.head(F.relu(self.head_norm(x)).mean((2, 3)))
 
 
-def source(name: str) -> tuple[str, int | None]:
+def source(name: str, model: nn.Module) -> tuple[str, tuple[int, ...]]:
     """Where jaxnas keeps the parameter of that name: path, and index along the first axis."""
     parts = name.split(".")
     if parts[0] != "stages":
-        return "/".join(parts), None
-    return "/".join([f"stage_{parts[1]}", "cells", *parts[3:]]), int(parts[2])
+        return "/".join(parts), ()
+    return "/".join([f"stage_{parts[1]}", "cells", *parts[3:]]), (int(parts[2]),)

@@ -50,10 +50,10 @@ class Net(nn.Module):
         return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
 
 
-def source(name: str) -> tuple[str, int | None]:
+def source(name: str, model: nn.Module) -> tuple[str, tuple[int, ...]]:
     """Where jaxnas keeps the parameter of that name."""
     layer, _, kind = name.rpartition(".")
-    return f"{_SOURCES[layer]}/{kind}", None
+    return f"{_SOURCES[layer]}/{kind}", ()
 
 
 class Images(torch.utils.data.Dataset):
