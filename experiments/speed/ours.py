@@ -61,7 +61,7 @@ NETS = {
     "candidates": Candidates,
     "nasbench201": spaces.nasbench201,
     "enas_macro": functools.partial(spaces.enas_macro, dropout=0.0),  # both sides must compute the same
-    "darts": getattr(spaces, "darts", None),
+    "darts": spaces.darts,
 }
 
 
@@ -99,8 +99,6 @@ class Follow(Callback):
 
 def model_of(workload: Workload):
     net = NETS[workload.net]
-    if net is None:
-        raise SideError(f"jaxnas.spaces has no {workload.net}")
     if workload.dtype == "float32":
         return net(**workload.options)
     if workload.net == "darts":
