@@ -25,8 +25,8 @@ class ModelFns(NamedTuple):
 
     Attributes:
       init: `(rng, *inputs, arch) -> variables`. Inputs may be `jax.ShapeDtypeStruct`s.
-      apply: `(variables, *inputs, arch, train=False, rngs=None, mutable=False) -> output`, or
-        `(output, updates)` if `mutable` names collections. `train` reaches models that take it.
+      apply: `(variables, *inputs, arch, train=False, rngs=None, mutable=False, **options) -> output`, or
+        `(output, updates)` if `mutable` names collections. `train` and the options reach models that take them.
       trace: `(*inputs, arch) -> output`, as in training, with fresh variables; for abstract evaluation.
       module: the Flax module behind them.
       takes_arch: whether the module has open choices, that is, an argument called `arch`.
@@ -84,8 +84,8 @@ def model_fns(model_fn: Any) -> ModelFns:
             zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), specs)
             return module.init(_streams(rng), *zeros, **options)
 
-    def apply(variables, *args, train=False, rngs=None, mutable=False):
-        args, options = arguments(args, {"train": train})
+    def apply(variables, *args, train=False, rngs=None, mutable=False, **options):
+        args, options = arguments(args, {"train": train, **options})
         with fast_convolutions():
             return module.apply(variables, *args, rngs=rngs, mutable=mutable, **options)
 
