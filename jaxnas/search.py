@@ -247,6 +247,8 @@ def advance(lanes: Sequence[Lane], method: Method, programs: Programs, session: 
                 for j, lane in enumerate(lanes):
                     if lane.result is None and first_bad(metrics[j], _WATCHED) is not None:
                         _fail(lane, method, states()[j], metrics[j], at.epoch, steps_before)
+                        if len(lanes) > 1:  # else the error says it
+                            lane.session.say(f"failed: {lane.error}")
                 if session.stopped or all(lane.result for lane in lanes):
                     return results()
                 means = {name: [float(own[name].mean()) for own in metrics] for name in ran.metrics}
