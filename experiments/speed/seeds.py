@@ -1,10 +1,12 @@
 """What many seeds at once cost: seconds per step of all of them, by batching. `python -m experiments.speed.seeds`.
 
-The quickstart net, batch 64, on random images of CIFAR-10's size. A step is the search's own: two batches for DARTS
-(alphas, then weights), one for ENAS (weights of a sampled architecture), images taken from the data inside the program.
+The quickstart net, or a small supernet of NAS-Bench-201 (8 channels, one cell per stage), on random images of
+CIFAR-10's size in batches of 64. A step is the search's own: two batches for DARTS (alphas, then weights), one for ENAS
+(weights of a sampled architecture), images taken from the data inside the program.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -15,7 +17,7 @@ import numpy as np
 import optax
 
 from experiments.quickstart.net import Net
-from jaxnas import darts, enas
+from jaxnas import darts, enas, spaces
 from jaxnas.batching import BATCHINGS, ONE, make_layout
 from jaxnas.data import Dataset
 from jaxnas.data.batches import epoch_batches
@@ -23,27 +25,28 @@ from jaxnas.loop import make_epoch, own_buffers
 from jaxnas.plan import make_plan
 
 BATCH = 64
+NETS = {"quickstart": Net, "nasbench201": functools.partial(spaces.nasbench201, channels=8, cells=1)}
 
 
-def algorithm_of(name, space):
+def algorithm_of(name, net, space):
     if name == "darts":
         optimizers = {"weight_optimizer": optax.sgd(0.025, momentum=0.9), "arch_optimizer": optax.adam(3e-4)}
-        return darts.algorithm(Net, space, **optimizers)
+        return darts.algorithm(net, space, **optimizers)
     return enas.algorithm(
-        Net, enas.controller(space), weight_optimizer=optax.sgd(0.05), controller_optimizer=optax.adam(3.5e-4)
+        net, enas.controller(space), weight_optimizer=optax.sgd(0.05), controller_optimizer=optax.adam(3.5e-4)
     )
 
 
-def runner(name, how, count, steps):
+def runner(name, net, how, count, steps):
     """A function that runs so many steps of so many seeds, and waits for them."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (10_000, 32, 32, 3), np.uint8)
     dataset = Dataset(images, random.integers(0, 10, 10_000), num_classes=10)
     plan = make_plan(
-        Net, dataset, epochs=1, batch_size=BATCH, train_portion=0.5, seed=0, warmup_epochs=0, validate_every=1,
+        net, dataset, epochs=1, batch_size=BATCH, train_portion=0.5, seed=0, warmup_epochs=0, validate_every=1,
         loss_fn=None, metrics=None, aux_weight=0.4,
     )  # fmt: skip
-    algorithm = algorithm_of(name, plan.space)
+    algorithm = algorithm_of(name, net, plan.space)
     layout = ONE if how == "sequence" else make_layout(how, count, one_path=name == "enas")
     run_epoch = make_epoch(algorithm.step, dataset, watched=("train_loss",), layout=layout)
     shared = layout.share((jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)))
@@ -76,6 +79,7 @@ def runner(name, how, count, steps):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--algorithm", choices=["darts", "enas"], default="darts")
+    parser.add_argument("--net", choices=NETS, default="quickstart")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--batching", nargs="+", choices=BATCHINGS, default=list(BATCHINGS))
     parser.add_argument("--steps", type=int, default=None, help="per measurement; default 5 on CPU, else 100")
@@ -87,7 +91,7 @@ def main():
     cases = {(how, count): [] for count in options.seeds for how in options.batching}
     runs, compiling = {}, {}
     for case in cases:
-        runs[case] = runner(options.algorithm, *case, steps)
+        runs[case] = runner(options.algorithm, NETS[options.net], *case, steps)
         began = time.perf_counter()
         runs[case]()
         compiling[case] = time.perf_counter() - began
@@ -98,9 +102,8 @@ def main():
             cases[case].append((time.perf_counter() - began) / steps)
 
     device = jax.devices()[0]
-    print(
-        f"{options.algorithm}, {jax.device_count()} x {device.platform} ({device.device_kind}), jax {jax.__version__}"
-    )
+    where = f"{jax.device_count()} x {device.platform} ({device.device_kind}), jax {jax.__version__}"
+    print(f"{options.algorithm}, {options.net}, {where}")
     print("ms per step of all seeds: median (min to max); times the step of one seed in a sequence; s of the first run")
     first = min(options.seeds)
     one = statistics.median(cases[options.batching[0], first]) / first

@@ -238,13 +238,9 @@ def _edges(kind: str, edges: Any) -> list[tuple[str, int]]:
     for place, (_, source) in enumerate(checked):
         node = 2 + place // 2
         if not 0 <= source < node:
-            raise ArchitectureError(
-                f"{kind}, edge {place}: node {node} cannot take node {_short(source)}; it takes 0 to {node - 1}."
-            )
+            raise ArchitectureError(f"{kind}, edge {place}: node {node} cannot take node {_short(source)}; it takes 0 to {node - 1}.")
         if place % 2 and source == checked[place - 1][1]:
-            raise ArchitectureError(
-                f"{kind}: both edges into node {node} come from node {source}; expected two sources."
-            )
+            raise ArchitectureError(f"{kind}: both edges into node {node} come from node {source}; expected two sources.")
     return checked
 
 
