@@ -143,7 +143,7 @@ class Cell(nn.Module):
                 choice = LayerChoice(operations(stride), key=edge_key(kind, source, node), name=f"edge_{source}_{node}")
                 path = None if kept is None else kept[EDGES.index((source, node))]
                 incoming.append(choice(nodes[source], arch, train=train, kept=path))
-            choose = InputChoice(choose_from=edges_of(kind, node), n_chosen=2, key=node_key(kind, node))
+            choose = InputChoice(choose_from=edges_of(kind, node), n_chosen=2, key=node_key(kind, node), ranked=True)
             nodes.append(choose(incoming, arch))
         return jnp.concatenate(nodes[2:], axis=-1)
 

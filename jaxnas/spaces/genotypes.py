@@ -65,7 +65,7 @@ def _choices() -> Iterator[tuple[str, ChoiceSpec]]:
         for node in _INNER:
             edges = edges_of(kind, node)
             yield from ((edge, ChoiceSpec(LAYER, len(OPERATIONS), OPERATIONS)) for edge in edges)
-            yield node_key(kind, node), ChoiceSpec(INPUT, node, edges, 2)
+            yield node_key(kind, node), ChoiceSpec(INPUT, node, edges, 2, ranked=True)
 
 
 CHOICES = Space(dict(_choices()))
