@@ -44,12 +44,15 @@ class ChoiceSpec:
       n_candidates: number of candidates, n >= 1.
       names: the n candidate names if they have any, else None.
       n_chosen: how many are chosen; None for any subset, the empty one included.
+      ranked: of an input whose `names` are keys of layers: whether it has no weights of its own, but takes the
+        `n_chosen` inputs whose layers are strongest (see `InputChoice`).
     """
 
     kind: str
     n_candidates: int
     names: tuple[str, ...] | None = None
     n_chosen: int | None = 1
+    ranked: bool = False
 
     def __post_init__(self) -> None:
         n, names = self.n_candidates, self.names
@@ -57,6 +60,8 @@ class ChoiceSpec:
             raise ValueError(f"a choice is a layer or an input and has candidates; got {self.kind!r} of {n!r}.")
         if names is not None and (len(names) != n or len(set(names)) != n):
             raise ValueError(f"a choice of {n} needs {n} different names; got {list(names)}.")
+        if self.ranked and (self.kind != INPUT or names is None or self.n_chosen is None):
+            raise ValueError("a ranked choice is an input with n_chosen, whose names are the keys of layers.")
         if self.n_chosen is not None and not 1 <= self.n_chosen <= n:
             raise ValueError(f"n_chosen must be None or from 1 to {n}; got {self.n_chosen!r}.")
 

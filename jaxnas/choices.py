@@ -91,7 +91,7 @@ class LayerChoice(nn.Module):
 
         spec = ChoiceSpec(LAYER, len(layers), self._names)
         key = choice_key(self, arch)
-        kind, value = _look_up(arch, key, spec)
+        kind, value = look_up(arch, key, spec)
 
         def run(module: LayerChoice, i: int, x: Any) -> Any:
             return functional.call(_layers(module)[i], x, options)
@@ -170,6 +170,8 @@ class InputChoice(nn.Module):
       reduction: `"sum"`, `"mean"` (over the chosen, or those whose weight is not zero), `"concat"`
         (channels, the last axis; a traced mask keeps all channels and zeroes those not chosen) or `"none"`.
       return_mask: also return what was chosen: weights `[n]` or bool `[n]`.
+      ranked: the candidates are LayerChoices, `choose_from` being their keys. DARTS then has no logits for this
+        choice: every input enters with weight 1, and those are chosen behind which the strongest layers are.
     """
 
     n_candidates: int | None = None
@@ -178,6 +180,7 @@ class InputChoice(nn.Module):
     key: str | None = dataclasses.field(default=None, kw_only=True)
     reduction: str = dataclasses.field(default="sum", kw_only=True)
     return_mask: bool = dataclasses.field(default=False, kw_only=True)
+    ranked: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self):
         _check_fields(self)
@@ -215,9 +218,9 @@ class InputChoice(nn.Module):
         tensors = self.in_order(tensors)
         n = len(tensors)
         names = tuple(self.choose_from) if self.choose_from and len(set(self.choose_from)) == n else None
-        spec = ChoiceSpec(INPUT, n, names, self.n_chosen)
+        spec = ChoiceSpec(INPUT, n, names, self.n_chosen, self.ranked)
         key = choice_key(self, arch)
-        kind, value = _look_up(arch, key, spec)
+        kind, value = look_up(arch, key, spec)
         used = value if kind == "fixed" else range(n)
         absent = [spec.labels[i] for i in used if tensors[i] is None]
         if absent:
@@ -285,7 +288,14 @@ def choice_key(choice: LayerChoice | InputChoice, arch: Any) -> str:
     return choice.key or "/".join(choice.path[len(root) :]) or type(choice).__name__
 
 
-def _look_up(arch: Any, key: str, spec: ChoiceSpec) -> tuple[str, Any]:
+def look_up(arch: Any, key: str, spec: ChoiceSpec) -> tuple[str, Any]:
+    """What an architecture says of a choice: `(kind, value)` as `architecture.read_value` gives them.
+
+    For modules that have choices and compute them in a way of their own.
+
+    Raises:
+      ArchitectureError: if it says nothing, or nothing that fits.
+    """
     if isinstance(arch, Recorder):
         return "weights", arch.record(key, spec)
     if not isinstance(arch, Mapping):

@@ -51,8 +51,8 @@ class FixedModel(nn.Module):
                 apart.submit(space, self.open.model, *specs).result().validate(self.arch)
         # On our own scope, so that parameters and keys have the names they have in the supernet.
         model = self.open.model.clone(parent=self.scope, name=None)
-        if "train" in kwargs and not functional.accepted(model, {"train": None}):
-            del kwargs["train"]  # so that every fixed model can be called alike
+        passed = {name: kwargs.pop(name) for name in ("train", "progress") if name in kwargs}
+        kwargs |= functional.accepted(model, passed)  # so that every fixed model can be called alike
         arch = StaticArch(self.arch, root=self.path)
         if functional.accepted(model, {"arch": None}):
             return model(*inputs, arch=arch, **kwargs)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
-from flax.errors import LazyInitError
 
 from jaxnas.ops import fast_convolutions
 
@@ -25,8 +24,8 @@ class ModelFns(NamedTuple):
 
     Attributes:
       init: `(rng, *inputs, arch) -> variables`. Inputs may be `jax.ShapeDtypeStruct`s.
-      apply: `(variables, *inputs, arch, train=False, rngs=None, mutable=False) -> output`, or
-        `(output, updates)` if `mutable` names collections. `train` reaches models that take it.
+      apply: `(variables, *inputs, arch, train=False, rngs=None, mutable=False, **options) -> output`, or
+        `(output, updates)` if `mutable` names collections. `train` and the options reach models that take them.
       trace: `(*inputs, arch) -> output`, as in training, with fresh variables; for abstract evaluation.
       module: the Flax module behind them.
       takes_arch: whether the module has open choices, that is, an argument called `arch`.
@@ -76,16 +75,21 @@ def model_fns(model_fn: Any) -> ModelFns:
 
     def init(rng: jax.Array, *args: Any) -> Variables:
         args, options = arguments(args, {})
-        # Abstract inputs: only the initialisers run. One jitted init compiles for minutes on large supernets.
         specs = jax.tree.map(shape_of, args)
-        try:
-            return module.lazy_init(_streams(rng), *specs, **options)
-        except LazyInitError:  # an initialiser that looks at the data
+
+        def fresh(rng: jax.Array) -> Variables:
             zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), specs)
             return module.init(_streams(rng), *zeros, **options)
 
-    def apply(variables, *args, train=False, rngs=None, mutable=False):
-        args, options = arguments(args, {"train": train})
+        if isinstance(rng, jax.core.Tracer):
+            return fresh(rng)
+        # Compiled as a whole, only the initialisers remain. On CPU each of them takes seconds to optimise, and the
+        # program runs once.
+        quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        return jax.jit(fresh).lower(rng).compile(compiler_options=quick)(rng)
+
+    def apply(variables, *args, train=False, rngs=None, mutable=False, **options):
+        args, options = arguments(args, {"train": train, **options})
         with fast_convolutions():
             return module.apply(variables, *args, rngs=rngs, mutable=mutable, **options)
 

@@ -247,15 +247,56 @@ def test_a_layer_that_is_itself_the_model_is_left_as_it_was():
     assert not uses_fast(layer.apply, variables, x)
 
 
-@pytest.mark.parametrize("size", [(6, 7), (1, 4), (2, 2)])
-def test_pooling_and_its_gradients_are_those_of_flax(size):
-    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
-    pairs = (
-        (max_pool_3x3, lambda x: nn.max_pool(x, (3, 3), padding="SAME")),
-        (avg_pool_3x3, lambda x: nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)),
-    )
-    for ours, plain in pairs:
-        (y, pull), (expected, expected_pull) = jax.vjp(ours, x), jax.vjp(plain, x)
-        np.testing.assert_allclose(y, expected, atol=1e-6)
-        np.testing.assert_allclose(pull(jnp.sin(y))[0], expected_pull(jnp.sin(y))[0], atol=1e-5)
-        assert ours(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+PADDED = ((1, 1), (1, 1))
+POOLS = {
+    "max": (max_pool_3x3, lambda x, stride: nn.max_pool(x, (3, 3), (stride, stride), PADDED)),
+    "avg": (
+        avg_pool_3x3,
+        lambda x, stride: nn.avg_pool(x, (3, 3), (stride, stride), PADDED, count_include_pad=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("size", [(6, 8), (5, 9), (1, 4), (2, 2)])
+def test_pooling_and_two_derivatives_are_those_of_flax(size, kind, stride):
+    # No two pixels are equal, so that the largest is one, and in bfloat16 too.
+    x = jax.random.permutation(jax.random.key(0), jnp.arange(2.0 * size[0] * size[1] * 3) / 64).reshape(2, *size, 3)
+
+    def derivatives(pool):
+        first = jax.grad(lambda x: jnp.sin(pool(x, stride)).sum())
+        second = jax.grad(lambda x: (first(x) ** 2 * jnp.cos(x)).sum())
+        third = jax.grad(lambda x: (second(x) * jnp.sin(x)).sum())
+        return jax.jit(lambda x: (pool(x, stride), first(x), second(x), third(x)))
+
+    ours, plain = (derivatives(pool) for pool in POOLS[kind])
+    assert_trees_close(ours(x), plain(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kind", POOLS)
+def test_pooling_in_bfloat16(kind, stride):
+    def value_and_grad(pool, dtype):
+        x = (jax.random.permutation(jax.random.key(0), jnp.arange(7.0 * 8 * 2)) / 64).reshape(1, 7, 8, 2).astype(dtype)
+        return jax.value_and_grad(lambda x: (pool(x, stride) ** 2).sum(dtype=jnp.float32))(x)
+
+    ours, plain = POOLS[kind]
+    (value, gradient), expected = value_and_grad(ours, jnp.bfloat16), value_and_grad(plain, jnp.float32)
+    assert gradient.dtype == ours(gradient, stride).dtype == jnp.bfloat16
+    np.testing.assert_allclose(value, expected[0], rtol=0.01)
+    np.testing.assert_allclose(gradient.astype(jnp.float32), expected[1], rtol=0.02, atol=0.02)
+
+
+def test_max_pooling_gives_the_gradient_to_the_first_of_equals_and_keeps_what_is_not_a_number():
+    x = jnp.zeros((1, 3, 3, 1))
+    gradient = jax.grad(lambda x: max_pool_3x3(x, 2).sum())(x)[0, :, :, 0]
+    np.testing.assert_array_equal(gradient, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+    pooled = max_pool_3x3(x.at[0, 0, 0].set(jnp.nan))[0, :, :, 0]
+    np.testing.assert_array_equal(jnp.isnan(pooled), [[True, True, False], [True, True, False], [False] * 3])
+
+
+@pytest.mark.parametrize("pool", [max_pool_3x3, avg_pool_3x3])
+def test_pooling_of_another_stride_is_refused(pool):
+    with pytest.raises(ValueError, match="stride must be 1 or 2; got 3"):
+        pool(jnp.ones((1, 4, 4, 1)), stride=3)

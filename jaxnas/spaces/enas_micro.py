@@ -11,7 +11,15 @@ from flax import linen as nn
 from jaxnas.choices import InputChoice, LayerChoice
 from jaxnas.graph import Cell as DrawnCell
 from jaxnas.graph import CellEdge
-from jaxnas.spaces.layers import Conv, FactorizedReduction, batch_norm, check_even_filters, check_positive, pool
+from jaxnas.spaces.layers import (
+    AuxiliaryHead,
+    Conv,
+    FactorizedReduction,
+    batch_norm,
+    check_even_filters,
+    check_positive,
+    pool,
+)
 
 
 class SepConvTwice(nn.Module):
@@ -129,22 +137,6 @@ class Stack(nn.Module):
         cell = Cell("normal", self.nodes, self.filters, name="cells")
         (before_last, last), outputs = scan(cell, (before_last, last), None)
         return before_last, last, outputs[0]
-
-
-class AuxiliaryHead(nn.Module):
-    """A classifier on an inner cell: 5×5 pooling, 1×1 convolution to 128, one of the whole image to 768, logits."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        side = min(5, *x.shape[1:3])
-        x = nn.avg_pool(nn.relu(x), (side, side), strides=(3, 3))
-        x = nn.relu(Conv(128, name="project")(x, train))
-        init = nn.initializers.he_normal()
-        x = nn.Conv(768, x.shape[1:3], use_bias=False, padding="VALID", kernel_init=init, name="whole")(x)
-        x = nn.relu(batch_norm(train, name="norm")(x))
-        return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
 
 
 class EnasMicro(nn.Module):

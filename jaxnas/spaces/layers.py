@@ -66,6 +66,22 @@ class FactorizedReduction(nn.Module):
         return batch_norm(train, name="norm")(jnp.concatenate(halves, axis=-1))
 
 
+class AuxiliaryHead(nn.Module):
+    """A classifier on an inner cell: 5×5 pooling, 1×1 convolution to 128, one of the whole image to 768, logits."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        side = min(5, *x.shape[1:3])
+        x = nn.avg_pool(nn.relu(x), (side, side), strides=(3, 3))
+        x = nn.relu(Conv(128, name="project")(x, train))
+        init = nn.initializers.he_normal()
+        x = nn.Conv(768, x.shape[1:3], use_bias=False, padding="VALID", kernel_init=init, name="whole")(x)
+        x = nn.relu(batch_norm(train, name="norm")(x))
+        return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+
 def pool(x: jax.Array, kind: str) -> jax.Array:
     """3×3 pooling of stride 1, `"avg"` or `"max"`; the border counts only pixels that exist."""
     return avg_pool_3x3(x) if kind == "avg" else max_pool_3x3(x)

@@ -107,7 +107,8 @@ def fit(
     """Trains a plain model, for instance what `jaxnas.apply_fixed_architecture` gives.
 
     Args:
-      model: a Flax module called `model(x)`, with `train=` if it takes that.
+      model: a Flax module called `model(x)`, with `train=` and `progress=` if it takes them: the latter, in training
+        only, is the share of all steps done, float32 `[]` in [0, 1), for what is scheduled, such as drop-path.
       data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; all its training data are used.
       epochs: passes over the training data (the paper's final evaluation takes 600).
       batch_size: examples per batch.
@@ -184,7 +185,7 @@ def fit(
             seed=seed,
         )
         session.begin(run, at)
-        step = _make_step(functions, optimizer, loss_fn, metrics)
+        step = _make_step(functions, optimizer, loss_fn, metrics, steps=epochs * steps)
         run_epoch = make_epoch(step, dataset, watched=_WATCHED, steps_per_call=steps_per_call)
         evaluate = make_evaluator(lambda variables, _, x: functions.apply(variables, x), dataset, loss_fn, metrics)
         return _fit(session, at, state, run, run_epoch, evaluate, epochs_rng, test_every)
@@ -272,17 +273,23 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def _make_step(
-    functions: functional.ModelFns, optimizer: optax.GradientTransformation, loss_fn: LossFn, metrics: MetricsFn
+    functions: functional.ModelFns,
+    optimizer: optax.GradientTransformation,
+    loss_fn: LossFn,
+    metrics: MetricsFn,
+    *,
+    steps: int,
 ) -> Callable:
-    """Builds one step of training: (state, (x, y)) -> (state, metrics)."""
+    """Builds one of `steps` steps of training: (state, (x, y)) -> (state, metrics)."""
 
     def step(state: TrainState, batch: tuple[jax.Array, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         x, y = batch
         rng = jax.random.fold_in(state.rng, state.step)
+        options = {"train": True, "progress": state.step.astype(jnp.float32) / steps}
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
             variables = {"params": params, **state.model_state}
-            output, updates = functions.apply(variables, x, train=True, rngs=rng, mutable=list(state.model_state))
+            output, updates = functions.apply(variables, x, rngs=rng, mutable=list(state.model_state), **options)
             return loss_fn(output, y), (metrics(output, y), updates)
 
         (value, (scores, model_state)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)

@@ -1,0 +1,349 @@
+"""The search network of the DARTS space. Liu, Simonyan, Yang 2019, arXiv 1806.09055, sections 2.1 and 3.1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+from jaxnas.architecture import INPUT, LAYER, ChoiceSpec
+from jaxnas.choices import look_up
+from jaxnas.graph import Cell as DrawnCell
+from jaxnas.ops import batch_norm
+from jaxnas.spaces import darts_cell as cell
+from jaxnas.spaces.darts_cell import ORDER, Decisions
+from jaxnas.spaces.genotypes import CHOICES, EDGES, NODES, OPERATIONS, describe_cells, edge_key, node_key
+from jaxnas.spaces.layers import FactorizedReduction, check_even_filters, check_positive
+
+
+class Preparation(nn.Module):
+    """ReLU, 1×1 convolution (or a factorised reduction), normalisation: a cell's input brought to its form.
+
+    Attributes:
+      filters: channels of the cell.
+      halves: whether the input is twice as large.
+    """
+
+    filters: int
+    halves: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        if self.halves:
+            parts = ("even", "odd")
+            kernels = {part: _kernel(self, part, (x.shape[-1], self.filters // 2), x.shape[-1], x.dtype) for part in parts}
+            y = cell.halved(nn.relu(x), kernels)
+        else:
+            y = cell.pointwise(nn.relu(x), _kernel(self, "kernel", (x.shape[-1], self.filters), x.shape[-1], x.dtype))
+        stats = _statistics(self, "norm", (1, self.filters))
+        y, moved = cell.normalised(y, stats.value, train)
+        _move(self, {"norm": stats}, {"norm": moved})
+        return y
+
+
+class ReductionCell(nn.Module):
+    """A cell that halves the image.
+
+    Attributes:
+      filters: channels of its nodes.
+      remat: see `darts`.
+    """
+
+    filters: int
+    remat: bool
+
+    @nn.compact
+    def __call__(self, first: jax.Array, second: jax.Array, arch: Any, train: bool) -> jax.Array:
+        decisions = read("reduce", arch)
+        params, stats = _edges(self, decisions, self.filters, first.dtype)
+        values = {name: s.value for name, s in stats.items()}
+        y, moved = _compute((first, second), decisions, params, values, reduces=True, train=train, remat=self.remat)
+        _move(self, stats, moved)
+        return y
+
+
+class NormalCells(nn.Module):
+    """Normal cells in a row, as one scanned cell: however many there are, one is compiled.
+
+    What the first cells get is prepared outside, since it comes from elsewhere and in another form.
+
+    Attributes:
+      count: number of cells, at least 1.
+      filters: channels of their nodes.
+      remat: see `darts`.
+    """
+
+    count: int
+    filters: int
+    remat: bool
+
+    @nn.compact
+    def __call__(
+        self, first: jax.Array, second: jax.Array, first_of_second: jax.Array | None, arch: Any, train: bool
+    ) -> tuple[jax.Array | None, jax.Array]:
+        """The last two outputs `[B, H, W, 4 * filters]`, the first of them None if there is one cell.
+
+        Args:
+          first, second: the inputs of the first cell.
+          first_of_second: the first input of the second cell, if there is one.
+        """
+        decisions, n, width = read("normal", arch), self.count, NODES * self.filters
+        params, stats = _edges(self, decisions, self.filters, first.dtype, n)
+        values = {name: s.value for name, s in stats.items()}
+
+        def compute(inputs: tuple, params: Any, stats: Any) -> tuple[jax.Array, Any]:
+            return _compute(inputs, decisions, params, stats, reduces=False, train=train, remat=self.remat)
+
+        if n == 1:
+            one = jax.tree.map(lambda leaf: leaf[0], (params, values))
+            y, moved = compute((first, second), *one)
+            _move(self, stats, jax.tree.map(lambda leaf: leaf[None], moved))
+            return None, y
+
+        prepared = {}  # the inputs that come from cells of this row: their kernels and statistics
+        for place, missing in (("first", 2), ("second", 1)):
+            if n > missing:
+                kernel = _kernel(self, f"{place}_input", (n - missing, width, self.filters), width, first.dtype)
+                stats[f"{place}_input"] = _statistics(self, f"{place}_input", (n - missing, 1, self.filters))
+                rows = (kernel, stats[f"{place}_input"].value)
+                prepared[place] = jax.tree.map(lambda leaf, m=missing: jnp.pad(leaf, [(m, 0)] + [(0, 0)] * (leaf.ndim - 1)), rows)
+
+        def prepare(place: str, missing: int, row: Any, given: jax.Array, output: jax.Array) -> tuple[jax.Array, Any]:
+            if place not in prepared:
+                return given, {}
+            kernel, old = row["prepared"][place]
+            here = lambda output: cell.normalised(cell.pointwise(nn.relu(output), kernel), old, train)  # noqa: E731
+            x, new = lax.cond(row["number"] >= missing, here, lambda output: (given, old), output)
+            return x, {f"{place}_input": new}
+
+        def step(carry: tuple, row: Any) -> tuple[tuple, Any]:
+            before_last, last = carry
+            given = jnp.where(row["number"] == 0, first, first_of_second)
+            x, first_stats = prepare("first", 2, row, given, before_last)
+            y, second_stats = prepare("second", 1, row, second, last)
+            output, moved = compute((x, y), row["params"], row["stats"])
+            return (last, output), moved | first_stats | second_stats
+
+        rows = {"number": jnp.arange(n), "params": params, "stats": values, "prepared": prepared}
+        empty = jnp.zeros((*first.shape[:-1], width), first.dtype)
+        outputs, moved = lax.scan(step, (empty, empty), rows)
+        for place, missing in (("first", 2), ("second", 1)):
+            if place in prepared:
+                moved[f"{place}_input"] = jax.tree.map(lambda leaf, m=missing: leaf[m:], moved[f"{place}_input"])
+        _move(self, stats, moved)
+        return outputs
+
+
+class Darts(nn.Module):
+    """The model of `darts`; its attributes are described there."""
+
+    channels: int = 16
+    cells: int = 8
+    num_classes: int = 10
+    remat: bool = True
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_positive(channels=self.channels, cells=self.cells, num_classes=self.num_classes)
+        check_even_filters(self.channels)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, arch: Any, train: bool = False) -> jax.Array:
+        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        stem = nn.Conv(3 * self.channels, (3, 3), use_bias=False, kernel_init=init, dtype=self.dtype, name="stem")
+        norm = nn.BatchNorm(not train, momentum=cell.MOMENTUM, epsilon=cell.EPSILON, dtype=self.dtype, name="stem_norm")
+        before_last = last = norm(stem(x.astype(self.dtype)))
+        filters, halves = self.channels, False
+        for i, (kind, count) in enumerate(rows(self.cells)):
+            filters *= 2 if kind == "reduce" else 1
+
+            def prepare(name: str, x: jax.Array, halves: bool = False, row: int = i, filters: int = filters) -> jax.Array:
+                return Preparation(filters, halves, name=f"row_{row}_{name}")(x, train)
+
+            first, second = prepare("first", before_last, halves), prepare("second", last)
+            if kind == "reduce":
+                reduction = ReductionCell(filters, self.remat, name=f"row_{i}_reduction")
+                before_last, last = last, reduction(first, second, arch, train)
+            else:
+                after = prepare("first_of_second", last) if count > 1 else None
+                normal = NormalCells(count, filters, self.remat, name=f"row_{i}_normal")
+                previous, output = normal(first, second, after, arch, train)
+                before_last, last = last if previous is None else previous, output
+            halves = kind == "reduce"
+        return nn.Dense(self.num_classes, name="head")(last.astype(jnp.float32).mean((1, 2)))
+
+    def describe_cells(self) -> list[DrawnCell]:
+        """The two cells as pictures show them; see `jaxnas.graph.Cell`."""
+        return describe_cells()
+
+    def inherited(self, variables: Mapping[str, Any], arch: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a supernet's variables those that the fixed model has; see `jaxnas.inherit`."""
+        kinds = {f"row_{i}_{'reduction' if kind == 'reduce' else 'normal'}": kind for i, (kind, _) in enumerate(rows(self.cells))}
+        return {
+            collection: {
+                name: _inherited(value, read(kinds[name], arch), axis=int(kinds[name] == "normal")) if name in kinds else value
+                for name, value in modules.items()
+            }
+            for collection, modules in variables.items()
+        }
+
+
+def darts(
+    *, channels: int = 16, cells: int = 8, num_classes: int = 10, remat: bool = True, dtype: Any = jnp.float32
+) -> Darts:
+    """The network in which DARTS searches: a stack of cells; all normal cells share their decisions, so do reductions.
+
+    A cell has two inputs, the nodes 0 and 1, which are the outputs of the two cells before it, and four inner nodes.
+    For both kinds of cell (`normal`, `reduce`) each edge from node j to node i is the choice `kind/i<-j`, one of none,
+    max_pool_3x3, avg_pool_3x3, skip_connect, sep_conv_3x3, sep_conv_5x5, dil_conv_3x3, dil_conv_5x5, and `kind/i` says
+    which two edges node i keeps: the strongest ones, an edge being as strong as its strongest operation other than
+    none. The output is the concatenation of the inner nodes. Cells `cells // 3` and `2 * cells // 3` halve the image and
+    double the channels. All normalisation but that of the stem is without scale and offset.
+
+    With the defaults it has 1,930,618 parameters, as the authors'. `jaxnas.spaces.genotype_of(result.arch)` is what was
+    found as a `Genotype`, and `darts_evaluation` the network to train it in.
+
+    The edges of a cell are one scanned edge, and normal cells of one size one scanned cell, so that compilation takes the
+    same time for any number of cells. See docs/performance.md.
+
+    Args:
+      channels: of a node in the first cells, even.
+      cells: number of cells, reductions included.
+      num_classes: number of logits.
+      remat: compute each edge again in the backward pass, from its input, instead of keeping its inner results: less
+        memory, and on CPU also less time.
+      dtype: of the computation. Parameters and statistics are float32.
+
+    Returns:
+      A module called `model(x, arch, train=False)` with x float `[B, H, W, C]`; gives logits float32 `[B, num_classes]`.
+
+    Raises:
+      ValueError: for sizes that are not positive, or an odd number of channels.
+    """
+    return Darts(channels, cells, num_classes, remat, dtype)
+
+
+def rows(cells: int) -> list[tuple[str, int]]:
+    """The network as `(kind, number of cells)`: reductions, and the normal cells between them."""
+    found: list[tuple[str, int]] = []
+    for i in range(cells):
+        kind = "reduce" if i in (cells // 3, 2 * cells // 3) else "normal"
+        if kind == "normal" and found and found[-1][0] == kind:
+            found[-1] = (kind, found[-1][1] + 1)
+        else:
+            found.append((kind, 1))
+    return found
+
+
+def read(kind: str, arch: Any) -> Decisions:
+    """What an architecture says of a kind of cell.
+
+    If all of it is fixed, only that is built; if all operations are indices, only those are computed; else everything
+    is, with weights.
+
+    Raises:
+      ArchitectureError: if a value is missing or does not fit.
+    """
+    found = {key: look_up(arch, key, spec) for key, spec in CHOICES.items() if key.startswith(f"{kind}/")}
+    edges = [found[edge_key(kind, source, node)] for source, node in ORDER]
+    kinds = {way for way, _ in found.values()}
+    if kinds == {"fixed"}:
+        taken = [source in found[node_key(kind, node)][1] for source, node in ORDER]
+        names = [OPERATIONS[value[0]] if take and value else None for take, (_, value) in zip(taken, edges, strict=True)]
+        return Decisions("fixed", names, None)
+    nodes = {node: _shares(*found[node_key(kind, node)], n=node) for _, node in EDGES}
+    inputs = jnp.stack([nodes[node][source] for source, node in ORDER])
+    if all(way == "index" for way, _ in edges):
+        return Decisions("index", jnp.stack([value[0] for _, value in edges]), inputs)
+    return Decisions("weights", jnp.stack([_shares(way, value, len(OPERATIONS)) for way, value in edges]), inputs)
+
+
+def _shares(way: str, value: Any, n: int) -> jax.Array:
+    """A decision of any kind as weights, float32 `[n]`."""
+    if way == "fixed":
+        return jnp.asarray(np.isin(np.arange(n), value), jnp.float32)
+    if way == "index":
+        return jnp.zeros(n).at[jnp.asarray(value)].set(1.0)
+    return jnp.asarray(value).astype(jnp.float32)
+
+
+def _compute(
+    inputs: tuple, decisions: Decisions, params: Any, stats: Any, *, reduces: bool, train: bool, remat: bool
+) -> tuple[jax.Array, Any]:
+    if decisions.kind == "fixed":
+        return cell.fixed(inputs, decisions, params, stats, reduces=reduces, train=train)
+    return cell.mixed_or_sampled(inputs, decisions, params, stats, reduces=reduces, train=train, remat=remat)
+
+
+def _edges(
+    module: nn.Module, decisions: Decisions, filters: int, dtype: Any, count: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Declares the parameters and statistics of a cell's edges, `[count, edges, …]`, or `[edges, …]` without a count."""
+    params: dict[str, Any] = {}
+    stats: dict[str, Any] = {}
+    leading = () if count is None else (count,)
+    for name in OPERATIONS:
+        if name == cell.SKIP and count is not None:
+            continue  # the identity
+        n_params, n_stats = rows_of(name, decisions, reduces=count is None)
+        kernels, layers = cell.shapes(name, filters)
+        if n_params and kernels:
+            params[name] = {
+                part: _kernel(module, f"{name}_{part}", (*leading, n_params, *shape), _fan_in(part, shape), dtype)
+                for part, shape in kernels.items()
+            }
+        if n_stats and layers:
+            stats[name] = _statistics(module, name, (*leading, n_stats, layers, filters))
+    return params, stats
+
+
+def rows_of(name: str, decisions: Decisions, *, reduces: bool) -> tuple[int, int]:
+    """How many edges (of pools, in an open cell: sources) have parameters and statistics of an operation."""
+    users = cell.users(name, decisions, reduces=reduces)
+    return len(users), len({ORDER[e][0] for e in users}) if name in cell.POOLS and decisions.kind != "fixed" else len(users)
+
+
+def _fan_in(part: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape[1:3]) if part == "depthwise" else shape[-2]
+
+
+def _kernel(module: nn.Module, name: str, shape: tuple[int, ...], fan_in: int, dtype: Any) -> jax.Array:
+    """A stack of kernels with the initialisation of the authors' framework: uniform up to 1 / √fan_in."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(rng: jax.Array) -> jax.Array:
+        return jax.random.uniform(rng, shape, jnp.float32, -bound, bound)
+
+    return module.param(name, init).astype(dtype)
+
+
+def _statistics(module: nn.Module, name: str, shape: tuple[int, ...]) -> nn.Variable:
+    return module.variable("batch_stats", name, lambda: {"mean": jnp.zeros(shape), "var": jnp.ones(shape)})
+
+
+def _move(module: nn.Module, stats: Mapping[str, nn.Variable], moved: Mapping[str, Any]) -> None:
+    if module.is_mutable_collection("batch_stats") and not module.is_initializing():
+        for name, variable in stats.items():
+            variable.value = moved[name]
+
+
+def _inherited(values: Mapping[str, Any], decisions: Decisions, *, axis: int) -> dict[str, Any]:
+    """The rows of a cell's stacks that a fixed cell has."""
+    kept: dict[str, Callable | Any] = {}
+    for label, leaves in values.items():
+        name = next((op for op in OPERATIONS if label == op or label.startswith(f"{op}_")), None)
+        if name is None:
+            kept[label] = leaves
+            continue
+        users = cell.users(name, decisions, reduces=axis == 0)
+        picked = [ORDER[e][0] for e in users] if name in cell.POOLS else users
+        if users:
+            kept[label] = jax.tree.map(lambda leaf, at=np.asarray(picked): jnp.take(leaf, at, axis), leaves)
+    return kept
