@@ -29,7 +29,7 @@ from jaxnas.choices import NO_KEY, InputChoice, LayerChoice
 from jaxnas.cost import Cost, cost
 from jaxnas.errors import ArchitectureError, DataError, Interrupted, NonFiniteLossError, RunError
 from jaxnas.fixed import apply_fixed_architecture, inherit
-from jaxnas.search import Candidate, SearchResult
+from jaxnas.results import Candidate, SearchResult
 from jaxnas.serialization import export, load
 from jaxnas.space import Space, space
 from jaxnas.validation import evaluate

@@ -47,8 +47,8 @@ class Position:
       epoch: epochs done.
       phase: phases of the next epoch done.
       step: steps of the next phase done.
-      record: what the record of the epoch under way holds so far.
-      metrics: `{name: [step]}`, of the steps done in the phase under way.
+      record: what the record of the epoch under way holds so far: `{name: [value of each search]}`.
+      metrics: `{name: [step]}`, of the steps done in the phase under way; `[S, step]` of S searches stepped as one.
       seconds: time that the epoch under way has taken so far.
       compile_seconds: how much of it went into compiling.
     """

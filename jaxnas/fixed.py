@@ -51,7 +51,7 @@ class FixedModel(nn.Module):
                 apart.submit(space, self.open.model, *specs).result().validate(self.arch)
         # On our own scope, so that parameters and keys have the names they have in the supernet.
         model = self.open.model.clone(parent=self.scope, name=None)
-        passed = {name: kwargs.pop(name) for name in ("train", "progress") if name in kwargs}
+        passed: dict[str, Any] = {name: kwargs.pop(name) for name in ("train", "progress") if name in kwargs}
         kwargs |= functional.accepted(model, passed)  # so that every fixed model can be called alike
         arch = StaticArch(self.arch, root=self.path)
         if functional.accepted(model, {"arch": None}):
@@ -87,6 +87,9 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
 def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any) -> dict[str, Any]:
     """The supernet's variables for the candidates a fixed model has.
 
+    They have the same names and shapes in both. A model that stores its candidates in another way, such as stacked,
+    says how in an optional method, `inherited(self, variables, arch) -> variables`.
+
     Args:
       model: what `apply_fixed_architecture` gave.
       variables: the supernet's, for instance `SearchResult.variables`.
@@ -101,6 +104,8 @@ def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any
     """
     specs = jax.tree.map(functional.shape_of, example_inputs)
     wanted = flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), *specs)))
+    if isinstance(model, FixedModel) and hasattr(model.open.model, "inherited"):
+        variables = model.open.model.inherited(variables, model.arch)
     have = flatten_dict(dict(variables))
     for path, leaf in wanted.items():
         name = "/".join(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.batching import ONE, Layout
 from jaxnas.data import Dataset
 
 _IN_FLIGHT = 2
@@ -22,15 +22,13 @@ class Epoch(NamedTuple):
 
     Attributes:
       state: the state after the last step whose losses and gradients were finite.
-      metrics: per metric a float array `[steps]`.
-      bad_step: the first step with a loss or gradient that was not finite, or None.
+      metrics: per metric a float array `[steps]`; of many states `[S, steps]`.
       compile_seconds: time of the first call, which compiles; 0 if nothing was compiled.
       done: steps done, fewer than asked for if `after_call` stopped it.
     """
 
     state: Any
     metrics: dict[str, np.ndarray]
-    bad_step: int | None
     compile_seconds: float
     done: int
 
@@ -42,9 +40,9 @@ class Call(NamedTuple):
       done: steps of the epoch done.
       steps: steps of the whole epoch.
       state: the state after it. The next call takes its buffers, so it must not be kept.
-      fine: bool `[]`, on the device: whether all losses and gradients so far were finite.
-      collected: `{name: [k]}` of every call so far.
-      settled: `{name: [k]}` of a call whose values are there already, one of the last.
+      fine: bool `[]`, on the device: whether all losses and gradients so far were finite; of many states `[S]`.
+      collected: `{name: [k]}` of every call so far; of many states `[S, k]`.
+      settled: `{name: [k]}` or `[S, k]` of a call whose values are there already, one of the last.
       compile_seconds: of this epoch so far.
     """
 
@@ -58,7 +56,12 @@ class Call(NamedTuple):
 
 
 def make_epoch(
-    step: Callable, dataset: Dataset, *, watched: Sequence[str], steps_per_call: int | None = None
+    step: Callable,
+    dataset: Dataset,
+    *,
+    watched: Sequence[str],
+    steps_per_call: int | None = None,
+    layout: Layout = ONE,
 ) -> Callable:
     """Builds a function that runs one epoch.
 
@@ -68,6 +71,7 @@ def make_epoch(
       watched: metrics that must stay finite. Once one is not, the state no longer changes.
       steps_per_call: steps in one compiled call. Default: 1 on CPU, where gradients of convolutions are
         slow inside a loop, else the largest divisor of the epoch's steps up to 50.
+      layout: of many states that are stepped at once: the state, the key and the streams have a leading axis S.
 
     Returns:
       `run(state, rng, images, labels, streams, *, start=0, before=None, after_call=None) -> Epoch`. A stream is an
@@ -79,8 +83,7 @@ def make_epoch(
     if steps_per_call is not None and (not isinstance(steps_per_call, int) or steps_per_call < 1):
         raise ValueError(f"steps_per_call must be a positive integer or None; got {steps_per_call!r}.")
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def call(carry, rng, images, labels, first, streams):
+    def steps_of_one(carry, rng, streams, images, labels, first):
         def one(carry, position_and_streams):
             position, indices = position_and_streams
             state, fine = carry
@@ -101,18 +104,25 @@ def make_epoch(
         carry, metrics = one(carry, jax.tree.map(lambda leaf: leaf[0], (positions, streams)))
         return carry, jax.tree.map(lambda leaf: leaf[None], metrics)
 
+    call = jax.jit(layout.mapped(steps_of_one), donate_argnums=0)
     compiled: set[Any] = set()
 
     def run(state, rng, images, labels, streams, *, start=0, before=None, after_call=None) -> Epoch:
-        steps = next(len(s) for s in streams if s is not None)
+        steps = next(s.shape[-2] for s in streams if s is not None)
         chunk = steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
         chunk = max(d for d in range(1, min(chunk, steps) + 1) if steps % d == 0)
-        carry, collected, seconds, done = (state, jnp.array(True)), [before] if start else [], 0.0, start
+        fine = _finite(before, watched).all(-1) if start else np.ones(rng.shape, bool)
+        carry, collected, seconds, done = (
+            (state, layout.place(jnp.asarray(fine))),
+            [before] if start else [],
+            0.0,
+            start,
+        )
         form = (chunk, *(s is None for s in streams))
         for first in range(start, steps, chunk):
-            part = tuple(None if s is None else s[first : first + chunk] for s in streams)
+            part = tuple(None if s is None else s[..., first : first + chunk, :] for s in streams)
             began = time.perf_counter()
-            carry, metrics = call(carry, rng, images, labels, first, part)
+            carry, metrics = call(carry, rng, part, images, labels, first)
             collected.append(metrics)
             if form not in compiled:
                 jax.block_until_ready(carry)
@@ -124,23 +134,20 @@ def make_epoch(
             else:
                 settled = collected[0]
             done = first + chunk
-            if len(collected) % 100 == 0 and not carry[1]:
+            if len(collected) % 100 == 0 and not np.any(carry[1]):
                 break
             if after_call is not None and after_call(
                 Call(done, steps, carry[0], carry[1], collected, settled, seconds)
             ):
                 break
-        state, fine = carry
-        metrics = gathered(collected)
-        bad = None if fine else _first_bad(metrics, watched)
-        return Epoch(state, metrics, bad, seconds, done)
+        return Epoch(carry[0], gathered(collected), seconds, done)
 
     return run
 
 
 def gathered(collected: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The metrics of several calls as one array `[steps]` each."""
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(collected))
+    """The metrics of several calls as one array `[steps]` each; of many states `[S, steps]`."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts, -1), *jax.device_get(collected))
 
 
 def own_buffers(state: Any) -> Any:
@@ -148,6 +155,11 @@ def own_buffers(state: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.array(leaf, getattr(leaf, "dtype", None)), state)
 
 
-def _first_bad(metrics: dict[str, np.ndarray], watched: Sequence[str]) -> int:
-    finite = np.all([np.isfinite(metrics[name]) for name in watched if name in metrics], axis=0)
-    return int(np.argmin(finite))
+def first_bad(metrics: dict[str, np.ndarray], watched: Sequence[str]) -> int | None:
+    """The first step with a loss or gradient that was not finite, or None."""
+    finite = _finite(metrics, watched)
+    return None if finite.all() else int(np.argmin(finite))
+
+
+def _finite(metrics: dict[str, np.ndarray], watched: Sequence[str]) -> np.ndarray:
+    return np.all([np.isfinite(metrics[name]) for name in watched if name in metrics], axis=0)

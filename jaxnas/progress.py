@@ -83,16 +83,16 @@ class Progress(Callback):
 
 
 class Reporter(Callback):
-    """Calls a function with each epoch's record and the number of epochs."""
+    """Calls a function with each epoch's record, the number of epochs, and the seed."""
 
     def __init__(self, report: Callable[[dict], None]):
         self._report = report
 
     def on_begin(self, run: Run) -> None:
-        self._epochs = run.epochs
+        self._about = {"epochs": run.epochs, "seed": run.seed}
 
     def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
-        self._report({**metrics, "epochs": self._epochs})
+        self._report({**metrics, **self._about})
         return None
 
 

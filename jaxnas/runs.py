@@ -44,10 +44,16 @@ NOT_COMPARED = ("versions", "graph")
 
 
 class RunDirectory:
-    """Writes a run's files; every method does nothing where no directory was asked for."""
+    """Writes a run's files; every method does nothing where no directory was asked for.
 
-    def __init__(self, path: str | os.PathLike | None):
+    Attributes:
+      path: the directory, or None.
+      checkpoints: where its checkpoints lie: in it, or beside it where several seeds have theirs in common.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, checkpoints: Path | None = None):
         self.path = None if path is None else Path(path)
+        self.checkpoints = checkpoints if checkpoints is not None or self.path is None else self.path / "checkpoints"
 
     @contextlib.contextmanager
     def open(self, config: Mapping[str, Any], *, resume: bool = True) -> Iterator[None]:
@@ -66,17 +72,10 @@ class RunDirectory:
 
     def _start(self, config: Mapping[str, Any], resume: bool) -> None:
         assert self.path is not None
-        if holds_run(self.path):
-            try:
-                differences = _differences(read_config(self.path), _plain(config))
-            except RunError as e:
-                raise RunError(f"{self.path} holds a run already, whose configuration cannot be read: {e}") from None
-            self._check_resumable(differences, resume)
+        if not holds_run(self.path) and not self._saved:
+            self._write_json("config.json", {**config, "versions": versions()})
             return
-        self._write_json("config.json", {**config, "versions": versions()})
-
-    def _check_resumable(self, differences: str, resume: bool) -> None:
-        ended = status(self.path)  # type: ignore[arg-type]
+        differences, ended = self._differences(config), status(self.path)
         other = f" of another configuration: {differences}" if differences else ""
         if ended is not None:
             error = RunEndedError if ended == "finished" and resume and not differences else RunError
@@ -94,33 +93,65 @@ class RunDirectory:
                 f"{self.path} holds a run already, which was interrupted; with resume=True the same call goes on with "
                 "it. Choose another directory to begin anew."
             )
-        if not resumable(self.path):  # type: ignore[arg-type]
+        if not self._saved:
             raise RunError(
                 f"{self.path} holds a run already, which has no checkpoint to go on from; choose another directory, "
                 "or remove this one."
             )
 
-    def resume(self, state: State) -> tuple[State, Position, list[dict[str, Any]]]:
-        """The state, position and history of the run so far; `(state, the beginning, [])` if it begins.
+    def has_ended(self, config: Mapping[str, Any]) -> bool:
+        """Whether the directory holds a run of this configuration that has ended, well or not.
 
         Raises:
-          RunError: if all checkpoints or the history are damaged.
+          RunError: if it holds one that has ended and is of another configuration.
+        """
+        if self.path is None or status(self.path) is None:
+            return False
+        if differences := self._differences(config):
+            raise RunError(f"{self.path} holds a run already, of another configuration: {differences}.")
+        return True
+
+    def _differences(self, config: Mapping[str, Any]) -> str:
+        """In which entries the configuration of the run that is there differs, in words; empty if in none."""
+        assert self.path is not None
+        try:
+            before = _read(self.path, "config.json")
+        except RunError as e:
+            raise RunError(f"{self.path} holds a run already, whose configuration cannot be read: {e}") from None
+        now = _plain(config)
+        differ = [k for k in {**before, **now} if k not in NOT_COMPARED and before.get(k) != now.get(k)]
+        return "; ".join(f"{k} was {_short(before.get(k))}, is now {_short(now.get(k))}" for k in differ)
+
+    @property
+    def _saved(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.checkpoints is not None and checkpoints.newest(self.checkpoints) is not None
+
+    def restore(self, state: State) -> tuple[State, Position]:
+        """The state that was saved last, and where in the run it is; `(state, the beginning)` if none was.
+
+        Raises:
+          RunError: if all checkpoints are damaged, or are of another model.
+        """
+        found = None if self.checkpoints is None else checkpoints.restore(self.checkpoints, state)
+        return (state, Position()) if found is None else (found[1], found[0])
+
+    def rewind(self, epochs: int) -> list[dict[str, Any]]:
+        """The records of the first `epochs` epochs; later ones, which were logged but not saved, are removed.
+
+        Raises:
+          RunError: if the history is damaged.
         """
         if self.path is None:
-            return state, Position(), []
-        found = checkpoints.restore(self.path / "checkpoints", state)
-        if found is None:
-            (self.path / "history.jsonl").unlink(missing_ok=True)  # of an epoch that was not saved
-            return state, Position(), []
-        position, state = found
-        history = read_history(self.path)[: position.epoch]
-        if len(history) < position.epoch:
-            raise RunError(
-                f"{self.path}: its checkpoint is of epoch {position.epoch}, its history has {len(history)} epochs."
-            )
-        # An epoch that was logged but not saved is done again.
-        write_text(self.path / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
-        return state, position, [{**record, **_decisions(record)} for record in history]
+            return []
+        history = read_history(self.path)[:epochs]
+        if len(history) < epochs:
+            raise RunError(f"{self.path}: its checkpoint is of epoch {epochs}, its history has {len(history)} epochs.")
+        if history:
+            write_text(self.path / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+        else:
+            (self.path / "history.jsonl").unlink(missing_ok=True)
+        return [with_decisions(record) for record in history]
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends an epoch to the history. Raises RunError if it cannot be written."""
@@ -141,7 +172,12 @@ class RunDirectory:
             self._write("weights.msgpack", write_bytes, serialization.msgpack_serialize(arrays))
             self._write_json("result.json", result)
             if not keep_checkpoints:
-                checkpoints.remove(self.path / "checkpoints")
+                self.remove_checkpoints()
+
+    def remove_checkpoints(self) -> None:
+        """Removes all checkpoints: what has ended needs none."""
+        if self.checkpoints is not None:
+            checkpoints.remove(self.checkpoints)
 
     def _write_json(self, name: str, value: Any) -> None:
         self._write(name, write_text, json.dumps(_plain(value), indent=2))
@@ -191,13 +227,23 @@ def free(path: str | os.PathLike) -> Path:
     return candidate
 
 
+def seed_folder(path: str | os.PathLike, seed: int) -> Path:
+    """Where in the directory of several seeds the run of one is."""
+    return Path(path) / f"seed_{seed}"
+
+
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
     """Reads `config.json` of a run.
 
     Raises:
-      RunError: if `path` is not a run directory, or the file is damaged.
+      RunError: if `path` is not a run directory, or one of several seeds, or the file is damaged.
     """
-    return _read(path, "config.json")
+    config = _read(path, "config.json")
+    if "seeds" in config:
+        raise RunError(
+            f"{path} holds a run for each of several seeds; name one, such as {seed_folder(path, config['seeds'][0])}."
+        )
+    return config
 
 
 def read_space(path: str | os.PathLike) -> Space:
@@ -280,23 +326,17 @@ def _read(path: str | os.PathLike, name: str) -> dict[str, Any]:
     return value
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """In which entries two configurations differ, in words; empty if in none."""
-    differ = [k for k in {**before, **now} if k not in NOT_COMPARED and before.get(k) != now.get(k)]
-    return "; ".join(f"{k} was {_short(before.get(k))}, is now {_short(now.get(k))}" for k in differ)
-
-
 def _short(value: Any, most: int = 300) -> str:
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def _decisions(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The architecture of a record with tuples, which JSON has as lists."""
+def with_decisions(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record read from JSON, the decisions of its architecture as tuples again where JSON has lists."""
     arch = record.get("arch")
     if not isinstance(arch, Mapping):
-        return {}
-    return {"arch": {key: tuple(v) if isinstance(v, list) else v for key, v in arch.items()}}
+        return dict(record)
+    return {**record, "arch": {key: tuple(v) if isinstance(v, list) else v for key, v in arch.items()}}
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,155 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.algorithms.base import Algorithm
+from jaxnas.batching import ONE, Layout
 from jaxnas.callbacks.base import Run, Stop
 from jaxnas.checkpoints import Position
-from jaxnas.checks import check_at_least, check_batch_size, check_seed
-from jaxnas.data import Dataset
-from jaxnas.data.batches import epoch_batches, split_indices
-from jaxnas.errors import ArchitectureError, NonFiniteLossError
-from jaxnas.evaluation import LossFn, MetricsFn, objective
-from jaxnas.fixed import FixedModel, apply_fixed_architecture, inherit
+from jaxnas.data.batches import epoch_batches
+from jaxnas.errors import NonFiniteLossError
 from jaxnas.graph import graph_or_none
-from jaxnas.loop import Epoch, make_epoch, own_buffers
-from jaxnas.progress import describe_model, non_finite_message
+from jaxnas.loop import Epoch, first_bad, make_epoch, own_buffers
+from jaxnas.plan import Plan
+from jaxnas.progress import non_finite_message
+from jaxnas.results import Candidate, SearchResult
 from jaxnas.serialization import export
 from jaxnas.session import Running, Session
-from jaxnas.space import Space, trace
 from jaxnas.validation import RECALIBRATION_BATCHES, Validate, make_validation
 
 _WATCHED = ("train_loss", "valid_loss", "reward", "weight_grad_norm", "arch_grad_norm", "controller_grad_norm")
-
-
-class Candidate(NamedTuple):
-    """An architecture that a search has scored.
-
-    Attributes:
-      arch: fixed: `{key: int | str | tuple}`.
-      score: what it was ranked by, larger is better: the mean reward on the examples it was scored on.
-      metrics: loss and metrics there.
-    """
-
-    arch: dict[str, int | str | tuple]
-    score: float
-    metrics: dict[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-      arch: the derived architecture, fixed: `{key: int | str | tuple}`; for `jaxnas.export`.
-      alphas: `{key: float [n_candidates]}`, the logits at the end; `{}` where an algorithm has none (ENAS).
-      variables: the supernet's variables at the end, `{"params": …, …}`.
-      history: one dict per epoch; see the algorithm's `search`.
-      space: the space searched.
-      model_fn: the model searched.
-      example: shape and dtype of the model's input, batch of one.
-      state: the algorithm's state at the end, `variables` and all else.
-      candidates: the architectures scored to derive `arch`, best first; `()` where there were none (DARTS).
-    """
-
-    arch: dict[str, int | str | tuple]
-    alphas: dict[str, np.ndarray]
-    variables: dict[str, Any]
-    history: list[dict[str, Any]]
-    space: Space
-    model_fn: Any
-    example: jax.ShapeDtypeStruct
-    state: Any = None
-    candidates: tuple[Candidate, ...] = ()
-
-    def top(self, k: int) -> list[Candidate]:
-        """The k best architectures that were scored (fewer if fewer were), best first: `[(arch, score, metrics)]`.
-
-        Raises:
-          ValueError: if the search scored none.
-        """
-        check_at_least(1, k=k)
-        if not self.candidates:
-            raise ValueError(
-                "this search scored no architectures beside the one it derived; jaxnas.evaluate scores any."
-            )
-        return list(self.candidates[:k])
-
-    def fixed_model(self) -> FixedModel:
-        """The found architecture as a plain Flax module."""
-        return apply_fixed_architecture(self.model_fn, self.arch)
-
-    def inherit(self) -> dict[str, Any]:
-        """The supernet's variables for `fixed_model()`, to start its training from; see `jaxnas.inherit`."""
-        return inherit(self.fixed_model(), self.variables, self.example)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A search that has been checked and can start: model, data and schedule."""
-
-    model_fn: Any
-    space: Space
-    dataset: Dataset
-    epochs: int
-    batch_size: int
-    seed: int
-    warmup_epochs: int
-    validate_every: int
-    train_portion: float
-    loss_fn: LossFn
-    metrics: MetricsFn
-    weight_examples: np.ndarray
-    arch_examples: np.ndarray
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches in the weights' part of the data."""
-        return len(self.weight_examples) // self.batch_size
-
-
-def plan(
-    model_fn: Any,
-    dataset: Dataset,
-    *,
-    epochs: int,
-    batch_size: int,
-    train_portion: float,
-    seed: int,
-    warmup_epochs: int,
-    validate_every: int,
-    loss_fn: LossFn | None,
-    metrics: MetricsFn | None,
-    aux_weight: float,
-) -> Plan:
-    """Finds the space, checks everything that can be checked before a search, and splits the data.
-
-    Raises:
-      ArchitectureError, DataError, ValueError: for what does not fit.
-    """
-    space, output = trace(model_fn, dataset.example())
-    if not space:
-        raise ArchitectureError(f"{describe_model(model_fn)} has no LayerChoice or InputChoice: nothing to search.")
-    check_seed(seed)
-    check_at_least(1, epochs=epochs, validate_every=validate_every)
-    check_at_least(0, warmup_epochs=warmup_epochs)
-    loss_fn, metrics = objective(loss_fn, metrics, dataset, output, aux_weight=aux_weight)
-    weight_examples, arch_examples = split_indices(_key(seed, "split"), len(dataset.x_train), train_portion)
-    check_batch_size(batch_size, len(weight_examples), "weights'")
-    check_batch_size(batch_size, len(arch_examples), "architecture's")
-    return Plan(
-        model_fn=model_fn,
-        space=space,
-        dataset=dataset,
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-        warmup_epochs=warmup_epochs,
-        validate_every=validate_every,
-        train_portion=train_portion,
-        loss_fn=loss_fn,
-        metrics=metrics,
-        weight_examples=weight_examples,
-        arch_examples=arch_examples,
-    )
 
 
 class Phase(NamedTuple):
@@ -191,124 +58,267 @@ class Review(NamedTuple):
     candidates: tuple[Candidate, ...] = ()
 
 
-def run(
-    plan: Plan,
-    algorithm: Algorithm,
-    *,
-    phases: Callable[[int], Sequence[Phase]],
-    review: Callable[..., Review],
-    settings: Mapping[str, Any],
-    running: Running,
-) -> SearchResult:
-    """Runs an algorithm.
+class Method(NamedTuple):
+    """What an algorithm brings to the loop.
 
-    Args:
-      plan: from `plan`.
+    Attributes:
       algorithm: its state has `variables`.
       phases: `(epoch) -> ` what the epoch consists of.
-      review: `(state, validate, rng, *, last) -> Review`, called after every epoch; `validate` scores on the
-        architecture's part of the data (see `jaxnas.validation`), or is None where the epoch is not validated.
+      review: `(plan, state, validate, rng, *, last) -> Review`, called after every epoch; `validate` scores on the
+        architecture's part of the data (see `Score`), or is None where the epoch is not validated.
       settings: what to write to `config.json` besides the plan.
-      running: where to, what follows it, when to save and to stop.
-
-    Raises:
-      Interrupted, NonFiniteLossError, RunError: see `jaxnas.darts.search`.
+      one_path: whether a step computes one candidate of each choice only.
     """
-    config = {**_settings(plan), **settings}
-    if running.workdir is not None:
-        config["graph"] = graph_or_none(plan.model_fn, plan.dataset.example())
-    with Session(running, config) as session:
-        return _run(plan, algorithm, phases, review, config, running, session)
+
+    algorithm: Algorithm
+    phases: Callable[[int], Sequence[Phase]]
+    review: Callable[..., Review]
+    settings: Mapping[str, Any]
+    one_path: bool
 
 
-def _run(
-    plan: Plan,
-    algorithm: Algorithm,
-    phases: Callable[[int], Sequence[Phase]],
-    review: Callable[..., Review],
-    config: dict[str, Any],
-    running: Running,
-    session: Session,
-) -> SearchResult:
-    dataset = plan.dataset
-    images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
-    state = algorithm.init(_key(plan.seed, "init"), (dataset.example(plan.batch_size), labels[: plan.batch_size]))
-    state, at = session.resume(own_buffers(state))
-    run_epoch = make_epoch(algorithm.step, dataset, watched=_WATCHED, steps_per_call=running.steps_per_call)
-    validate = _validation(plan, images, labels)
-    session.begin(_described(plan, config, session, sum(phase.steps for phase in phases(plan.epochs - 1))), at)
+Score = Callable[..., dict[str, float]]
+"""(variables, arch, *, examples=the architecture's, recalibrate=False) -> {"loss": float, metric: float}."""
 
-    def result(arch: dict[str, Any], candidates: tuple[Candidate, ...] = ()) -> SearchResult:
+
+class Programs(NamedTuple):
+    """What is compiled or put on the device once, for all seeds of a search.
+
+    Attributes:
+      run_epoch: see `jaxnas.loop.make_epoch`.
+      validate: see `jaxnas.validation.make_validation`.
+      data: the training data `(images, labels)`, where `run_epoch` wants them.
+      layout: how the states lie of the seeds that `run_epoch` steps at once.
+    """
+
+    run_epoch: Callable[..., Epoch]
+    validate: Validate
+    data: tuple[jax.Array, jax.Array]
+    layout: Layout
+
+
+@dataclasses.dataclass
+class Lane:
+    """The search with one seed, by itself or as one of several that are stepped as one.
+
+    Attributes:
+      plan: with its seed.
+      config: what its `config.json` holds.
+      session: its files, history and callbacks.
+      result: what it found, once it has ended.
+      error: why it ended, if it failed.
+    """
+
+    plan: Plan
+    config: dict[str, Any]
+    session: Session
+    result: SearchResult | None = None
+    error: NonFiniteLossError | None = None
+
+    def described(self, steps: int) -> Run:
+        """As callbacks see it, with so many steps per epoch."""
+        plan = self.plan
+        return Run(
+            workdir=self.session.directory.path,
+            config=self.config,
+            epochs=plan.epochs,
+            steps=steps,
+            history=self.session.history,
+            model_fn=plan.model_fn,
+            dataset=plan.dataset,
+            loss_fn=plan.loss_fn,
+            batch_size=plan.batch_size,
+            seed=plan.seed,
+            space=plan.space,
+            arch_examples=plan.arch_examples,
+        )
+
+    def found(self, state: Any, arch: dict[str, Any], candidates: tuple[Candidate, ...] = ()) -> SearchResult:
+        """The result in a state."""
         return SearchResult(
             arch=arch,
             alphas=jax.device_get(getattr(state, "alphas", {})),
             variables=state.variables,
-            history=session.history,
-            space=plan.space,
-            model_fn=plan.model_fn,
-            example=dataset.example(),
+            history=self.session.history,
+            space=self.plan.space,
+            model_fn=self.plan.model_fn,
+            example=self.plan.dataset.example(),
             state=state,
             candidates=candidates,
         )
 
-    def validate_unless_interrupted(*args: Any, **options: Any) -> dict[str, float]:
-        session.check(at, state)
-        return validate(*args, **options)
+
+def configuration(plan: Plan, method: Method) -> dict[str, Any]:
+    """What `config.json` holds, but for the dataflow among the choices, which takes a moment to find."""
+    return {**plan.settings(), **method.settings}
+
+
+def prepare(plan: Plan, method: Method, *, layout: Layout = ONE, steps_per_call: int | None = None) -> Programs:
+    """Makes what all seeds of a search share; `plan` may be that of any of them."""
+    data = jnp.asarray(plan.dataset.x_train), jnp.asarray(plan.dataset.y_train)
+    step = method.algorithm.step
+    run_epoch = make_epoch(step, plan.dataset, watched=_WATCHED, steps_per_call=steps_per_call, layout=layout)
+    validate = make_validation(
+        plan.model_fn,
+        plan.dataset,
+        plan.loss_fn,
+        plan.metrics,
+        images=data[0],
+        labels=data[1],
+        calibration_images=data[0],
+        batch_size=plan.batch_size,
+    )
+    return Programs(run_epoch, validate, layout.share(data), layout)
+
+
+def run(plan: Plan, method: Method, running: Running, programs: Programs | None = None) -> SearchResult:
+    """Runs a search.
+
+    Args:
+      plan: from `jaxnas.plan`.
+      method: the algorithm.
+      running: where to, what follows it, when to save and to stop.
+      programs: from `prepare`, if they are there already.
+
+    Raises:
+      Interrupted, NonFiniteLossError, RunError: see `jaxnas.darts.search`.
+    """
+    config = configuration(plan, method)
+    if running.workdir is not None:
+        config["graph"] = graph_or_none(plan.model_fn, plan.dataset.example())
+    with Session(running, config) as session:
+        programs = programs or prepare(plan, method, steps_per_call=running.steps_per_call)
+        lane = Lane(plan, config, session)
+        [result] = advance([lane], method, programs, session)
+        if lane.error is not None:
+            raise lane.error
+        return result
+
+
+def advance(lanes: Sequence[Lane], method: Method, programs: Programs, session: Session) -> list[SearchResult]:
+    """Goes on with searches that are stepped as one until all have ended, or `session` stops them.
+
+    Args:
+      lanes: the searches, which differ in nothing but their seeds. Those that have ended already only keep their place.
+      method, programs: what they share.
+      session: when to save and to stop; of a single search its own.
+
+    Returns:
+      What each found (so far, if stopped). A lane whose loss was not finite has an `error`, and the last good result.
+
+    Raises:
+      Interrupted, RunError: see `jaxnas.darts.search`.
+    """
+    plan, layout, phases = lanes[0].plan, programs.layout, method.phases
+    sample = plan.dataset.example(plan.batch_size), programs.data[1][: plan.batch_size]
+    begun = layout.join([method.algorithm.init(lane.plan.key("init"), sample) for lane in lanes])
+    state, at = session.resume(layout.place(own_buffers(begun)))
+    for lane in lanes:
+        if lane.result is None:
+            lane.session.rewind(at)
+    session.begin(lanes[0].described(sum(phase.steps for phase in phases(plan.epochs - 1))), at)
+
+    def states() -> list[Any]:
+        return [jax.device_put(own) for own in layout.parts(state)]
+
+    def results(reviews: Sequence[Review | None] | None = None) -> list[SearchResult]:
+        found = []
+        for lane, own, review in zip(lanes, states(), reviews or [None] * len(lanes), strict=True):
+            so_far = review or Review(method.algorithm.derive(own), {})
+            found.append(lane.result or lane.found(own, so_far.arch, so_far.candidates))
+        return found
 
     while True:
-        epoch, epoch_phases, steps_before = at.epoch, phases(at.epoch), 0
+        epoch_phases, steps_before = phases(at.epoch), 0
         steps = sum(phase.steps for phase in epoch_phases)
-        epoch_rng = jax.random.fold_in(_key(plan.seed, "epochs"), epoch)
         stepped = False
         for i, phase in enumerate(epoch_phases):
-            shuffle_rng, augment_rng, review_rng = jax.random.split(jax.random.fold_in(epoch_rng, i), 3)
+            keys = [_keys(lane.plan, at.epoch, i) for lane in lanes]
             if i >= at.phase:
                 entered, follow = time.perf_counter(), session.follow(at, steps_before, steps)
-                streams = _streams(plan, shuffle_rng, phase)
+                streams = layout.join(
+                    [_streams(lane.plan, own.shuffle, phase) for lane, own in zip(lanes, keys, strict=True)]
+                )
+                augment_rng = layout.join([own.augment for own in keys])
                 resumed = {"start": at.step, "before": at.metrics, "after_call": follow}
-                ran = run_epoch(state, augment_rng, images, labels, streams, **resumed)
+                ran = programs.run_epoch(state, augment_rng, *programs.data, streams, **resumed)
                 state, stepped = ran.state, stepped or ran.done > at.step
-                if ran.bad_step is not None:
-                    _stop_non_finite(session, result(algorithm.derive(state)), epoch, steps_before, ran)
-                if session.stopped:
-                    return result(algorithm.derive(state))
+                metrics = layout.parts(ran.metrics)
+                for j, lane in enumerate(lanes):
+                    if lane.result is None and first_bad(metrics[j], _WATCHED) is not None:
+                        _fail(lane, method, states()[j], metrics[j], at.epoch, steps_before)
+                        if len(lanes) > 1:  # else the error says it
+                            lane.session.say(f"failed: {lane.error}")
+                if session.stopped or all(lane.result for lane in lanes):
+                    return results()
+                means = {name: [float(own[name].mean()) for own in metrics] for name in ran.metrics}
                 at = Position(
-                    epoch=epoch,
+                    epoch=at.epoch,
                     phase=i + 1,
-                    record=at.record | {name: float(values.mean()) for name, values in ran.metrics.items()},
+                    record=at.record | means,
                     seconds=at.seconds + time.perf_counter() - entered,
                     compile_seconds=at.compile_seconds + ran.compile_seconds,
                 )
             steps_before += phase.steps
         if stepped and not session.may_review(at, state):
-            return result(algorithm.derive(state))
+            return results()
 
-        last = epoch + 1 == plan.epochs
         with session.reviewing(at, state):
-            entered = time.perf_counter()
-            validated = last or (epoch + 1) % plan.validate_every == 0
-            found = review(state, validate_unless_interrupted if validated else None, review_rng, last=last)
-            record = {
-                "epoch": epoch,
-                **at.record,
-                **found.record,
-                "arch": found.arch,
-                "seconds": at.seconds + time.perf_counter() - entered,
-                "compile_seconds": at.compile_seconds,
-            }
-            stop = session.end_epoch(state, record)
-            if stop is not None and not last:
-                if stop.epoch is None:
-                    found = review(state, validate_unless_interrupted, review_rng, last=True)
-                else:
-                    found = Review(session.history[stop.epoch]["arch"], {})
-        if last or stop is not None:
-            _finish(session, found, state.variables, stop)
-            return result(found.arch, found.candidates)
-        session.next_epoch(state)
+            check = functools.partial(session.check, at, state)
+            reviews = [
+                None if lane.result else _end_epoch(lane, method, programs, own, at, j, own_keys.review, check)
+                for j, (lane, own, own_keys) in enumerate(zip(lanes, states(), keys, strict=True))
+            ]
+        if all(lane.result for lane in lanes):
+            return results()
+        at = Position(epoch=at.epoch + 1)
+        session.next_epoch(at, state)
         if session.stopped:
-            return result(found.arch, found.candidates)
-        at = Position(epoch=epoch + 1)
+            return results(reviews)
+
+
+def _end_epoch(
+    lane: Lane,
+    method: Method,
+    programs: Programs,
+    state: Any,
+    at: Position,
+    place: int,
+    rng: jax.Array,
+    check: Callable[[], None],
+) -> Review:
+    """Reviews a lane, which has this place among all, and ends its epoch, and the lane if that was the last one."""
+    plan, session, entered = lane.plan, lane.session, time.perf_counter()
+    rows = min(RECALIBRATION_BATCHES, plan.steps_per_epoch)
+    calibration = plan.weight_examples[: rows * plan.batch_size].reshape(rows, plan.batch_size)
+
+    def score(
+        variables: Any, arch: Any, *, examples: np.ndarray = plan.arch_examples, recalibrate: bool = False
+    ) -> dict[str, float]:
+        check()
+        return programs.validate(variables, arch, examples, calibration if recalibrate else None)
+
+    last = at.epoch + 1 == plan.epochs
+    validated = last or (at.epoch + 1) % plan.validate_every == 0
+    found = method.review(plan, state, score if validated else None, rng, last=last)
+    record = {
+        "epoch": at.epoch,
+        **{name: values[place] for name, values in at.record.items()},
+        **found.record,
+        "arch": found.arch,
+        "seconds": at.seconds + time.perf_counter() - entered,
+        "compile_seconds": at.compile_seconds,
+    }
+    stop = session.end_epoch(state, record)
+    if stop is not None and not last:
+        if stop.epoch is None:
+            found = method.review(plan, state, score, rng, last=True)
+        else:
+            found = Review(session.history[stop.epoch]["arch"], {})
+    if last or stop is not None:
+        _finish(session, found, state.variables, stop)
+        lane.result = lane.found(state, found.arch, found.candidates)
+    return found
 
 
 def _finish(session: Session, found: Review, variables: Any, stop: Stop | None) -> None:
@@ -320,37 +330,30 @@ def _finish(session: Session, found: Review, variables: Any, stop: Stop | None) 
     session.finish({"arch": found.arch, **scores, "candidates": candidates}, variables, stop)
 
 
-def _described(plan: Plan, config: dict[str, Any], session: Session, steps: int) -> Run:
-    return Run(
-        workdir=session.directory.path,
-        config=config,
-        epochs=plan.epochs,
-        steps=steps,
-        history=session.history,
-        model_fn=plan.model_fn,
-        dataset=plan.dataset,
-        loss_fn=plan.loss_fn,
-        batch_size=plan.batch_size,
-        seed=plan.seed,
-        space=plan.space,
-        arch_examples=plan.arch_examples,
-    )
+def _fail(lane: Lane, method: Method, state: Any, metrics: dict[str, np.ndarray], epoch: int, before: int) -> None:
+    """Ends a lane one of whose losses or gradients was not finite, in a phase with `before` steps before it."""
+    bad = first_bad(metrics, _WATCHED)
+    assert bad is not None
+    directory, step = lane.session.directory, before + bad
+    message = non_finite_message(metrics, _WATCHED, epoch, bad, directory.path, steps_before=before)
+    result = lane.found(state, method.algorithm.derive(state))
+    failed = {"status": "failed", "error": message, "epoch": epoch, "step": step}
+    ended = {**failed, "arch": result.arch, "alphas": result.alphas}
+    directory.finish(ended, result.variables, keep_checkpoints=True)
+    lane.result, lane.error = result, NonFiniteLossError(message, epoch=epoch, step=step, result=result)
 
 
-def _validation(plan: Plan, images: jax.Array, labels: jax.Array) -> Validate:
-    rows = min(RECALIBRATION_BATCHES, plan.steps_per_epoch)
-    return make_validation(
-        plan.model_fn,
-        plan.dataset,
-        plan.loss_fn,
-        plan.metrics,
-        images=images,
-        labels=labels,
-        examples=plan.arch_examples,
-        calibration_images=images,
-        calibration_batches=plan.weight_examples[: rows * plan.batch_size].reshape(rows, plan.batch_size),
-        batch_size=plan.batch_size,
-    )
+class _Keys(NamedTuple):
+    """Of one phase of an epoch."""
+
+    shuffle: jax.Array
+    augment: jax.Array
+    review: jax.Array
+
+
+def _keys(plan: Plan, epoch: int, phase: int) -> _Keys:
+    epoch_rng = jax.random.fold_in(plan.key("epochs"), epoch)
+    return _Keys(*jax.random.split(jax.random.fold_in(epoch_rng, phase), 3))
 
 
 def _streams(plan: Plan, rng: jax.Array, phase: Phase) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -362,28 +365,3 @@ def _streams(plan: Plan, rng: jax.Array, phase: Phase) -> tuple[np.ndarray | Non
         stream(weight_rng, plan.weight_examples, phase.weight_batch),
         stream(arch_rng, plan.arch_examples, phase.arch_batch),
     )
-
-
-def _stop_non_finite(session: Session, last_good: SearchResult, epoch: int, before: int, ran: Epoch) -> None:
-    assert ran.bad_step is not None
-    step, path = before + ran.bad_step, session.directory.path
-    message = non_finite_message(ran.metrics, _WATCHED, epoch, ran.bad_step, path, steps_before=before)
-    failed = {"status": "failed", "error": message, "epoch": epoch, "step": step}
-    ended = {**failed, "arch": last_good.arch, "alphas": last_good.alphas}
-    session.directory.finish(ended, last_good.variables, keep_checkpoints=True)
-    raise NonFiniteLossError(message, epoch=epoch, step=step, result=last_good)
-
-
-def _settings(plan: Plan) -> dict[str, Any]:
-    names = ("epochs", "batch_size", "seed", "warmup_epochs", "validate_every", "train_portion")
-    return {
-        "model": describe_model(plan.model_fn),
-        **plan.dataset.describe(),
-        "space": {key: dataclasses.asdict(spec) for key, spec in plan.space.items()},
-        **{name: getattr(plan, name) for name in names},
-    }
-
-
-def _key(seed: int, purpose: str) -> jax.Array:
-    """An independent key per purpose."""
-    return jax.random.fold_in(jax.random.key(seed), ("init", "split", "epochs").index(purpose))

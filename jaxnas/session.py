@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from jaxnas import checkpoints
 from jaxnas.callbacks.base import Callback, Run, Step, Stop
 from jaxnas.checkpoints import Position
@@ -57,17 +59,23 @@ class Running:
 class Session:
     """One run, from entering to leaving it. Outside a `with` it does nothing.
 
+    Args:
+      running: how the run is carried out.
+      config: what to write to `config.json`.
+      batch: the session of several seeds that run as one, if this is one of these: to save, to heed signals and time
+        is then the batch's part.
+
     Attributes:
       directory: the run's files.
       history: the records of the epochs done.
       stopped: whether the run has been stopped in time, before its end; what it has done is saved then.
     """
 
-    def __init__(self, running: Running, config: Mapping[str, Any]):
-        self.directory = RunDirectory(running.workdir)
+    def __init__(self, running: Running, config: Mapping[str, Any], batch: Session | None = None):
+        self.directory: RunDirectory = RunDirectory(running.workdir, batch.directory.checkpoints if batch else None)
         self.history: list[dict[str, Any]] = []
         self.stopped = False
-        self._running, self._config = running, config
+        self._running, self._config, self._batch = running, config, batch
         self._interruption = Interruption()
         self._stack = contextlib.ExitStack()
         self._callbacks: list[Callback] = []
@@ -77,7 +85,7 @@ class Session:
     def __enter__(self) -> Session:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.directory.open(self._config, resume=self._running.resume))
-            if self.directory.path is not None:  # else there is nowhere to save to
+            if self.directory.path is not None and self._batch is None:  # else there is nowhere to save to
                 stack.enter_context(self._interruption)
             self._stack = stack.pop_all()
         return self
@@ -96,8 +104,11 @@ class Session:
         Raises:
           RunError: if all that is saved is damaged, or of another model.
         """
-        state, position, self.history = self.directory.resume(state)
-        return state, position
+        return self.directory.restore(state)
+
+    def rewind(self, position: Position) -> None:
+        """Takes up the history where the state is. Raises RunError if it is damaged."""
+        self.history = self.directory.rewind(position.epoch)
 
     def begin(self, run: Run, position: Position) -> None:
         """Tells all callbacks that the run begins, or goes on."""
@@ -125,12 +136,11 @@ class Session:
             now, new = time.perf_counter(), call.compile_seconds - compiled
             if new:
                 compiled, paced = call.compile_seconds, (now, call.done)
-            for callback in self._callbacks:
-                callback.on_step_end(Step(position.epoch, steps_before + call.done, steps, call.settled, new))
+            self.tell(Step(position.epoch, steps_before + call.done, steps, call.settled, new))
             since, first = paced
             needed = (call.steps - call.done) * (now - since) / max(call.done - first, 1)
             stop = self._asked or self._out_of_time(needed)
-            if not (stop or self._save_is_due) or not call.fine:
+            if not (stop or self._save_is_due) or not np.any(call.fine):
                 return False
             here = dataclasses.replace(
                 position,
@@ -145,6 +155,11 @@ class Session:
             return stop
 
         return after_call
+
+    def tell(self, step: Step) -> None:
+        """Tells all callbacks of a step."""
+        for callback in self._callbacks:
+            callback.on_step_end(step)
 
     def check(self, position: Position, state: Any) -> None:
         """Saves and stops the run if a signal has asked for it."""
@@ -179,18 +194,16 @@ class Session:
         self.directory.log(record)
         return next((stop for stop in stops if stop is not None), None)
 
-    def next_epoch(self, state: Any) -> None:
+    def next_epoch(self, position: Position, state: Any) -> None:
         """Saves between epochs, and stops if the time is over or a signal has asked for it."""
-        position = Position(epoch=len(self.history))
         self.save(position, state)
         if self._asked or self._out_of_time(math.inf):
             self._stop(position)
 
     def save(self, position: Position, state: Any) -> None:
         """Writes a checkpoint. Raises RunError if it cannot be written."""
-        if self.directory.path is not None:
-            folder = self.directory.path / "checkpoints"
-            checkpoints.save(folder, position, state, keep=self._running.keep_checkpoints)
+        if self.directory.checkpoints is not None:
+            checkpoints.save(self.directory.checkpoints, position, state, keep=self._running.keep_checkpoints)
         self._saved = time.perf_counter()
 
     def finish(self, result: Mapping[str, Any], variables: Any, stop: Stop | None) -> None:
@@ -200,10 +213,12 @@ class Session:
             self.say(f"stopped after epoch {len(self.history)}: {stop.reason}")
             ended["stopped"] = stop.reason
         ended["seconds"] = sum(record["seconds"] for record in self.history)
-        self.directory.finish(ended, variables)
+        self.directory.finish(ended, variables, keep_checkpoints=self._batch is not None)
 
     def say(self, text: str) -> None:
         """Prints a line, if progress is printed."""
+        if self._batch is not None:
+            self._batch.say(f"seed {self._config['seed']}  {text}")
         for callback in self._callbacks:
             if isinstance(callback, Progress):
                 callback.say(text)

@@ -21,7 +21,7 @@ from jaxnas.space import Space, trace
 RECALIBRATION_BATCHES = 10
 
 Validate = Callable[..., dict[str, float]]
-"""(variables, arch, *, examples=None, recalibrate=False) -> {"loss": float, metric: float}."""
+"""(variables, arch, examples, calibration=None) -> {"loss": float, metric: float}; see `make_validation`."""
 
 
 def make_validation(
@@ -32,9 +32,7 @@ def make_validation(
     *,
     images: jax.Array,
     labels: jax.Array,
-    examples: np.ndarray,
     calibration_images: jax.Array,
-    calibration_batches: np.ndarray,
     batch_size: int = 256,
 ) -> Validate:
     """Builds a function that scores one architecture of a supernet; architectures of one kind share a compilation.
@@ -44,9 +42,11 @@ def make_validation(
       dataset: for its normalisation.
       loss_fn, metrics, batch_size: see `jaxnas.evaluation.make_evaluator`.
       images, labels: a split (raw), on the device.
-      examples: which of them to use by default, int `[n]`.
       calibration_images: raw images from which batch statistics are recomputed.
-      calibration_batches: int `[K, B]`, which of them.
+
+    Returns:
+      `validate(variables, arch, examples, calibration=None)`, where `examples`, int `[n]`, says which of the images to
+      use, and `calibration`, int `[K, B]`, from which batches to recompute the batch statistics first, if at all.
     """
     model = functional.model_fns(model_fn)
 
@@ -61,10 +61,10 @@ def make_validation(
     statistics = make_recalibration(forward_train, dataset)
 
     def validate(
-        variables: Any, arch: Any, *, examples: np.ndarray | None = examples, recalibrate: bool = False
+        variables: Any, arch: Any, examples: np.ndarray, calibration: np.ndarray | None = None
     ) -> dict[str, float]:
-        if recalibrate and "batch_stats" in variables:
-            variables = statistics(variables, arch, calibration_images, calibration_batches)
+        if calibration is not None and "batch_stats" in variables:
+            variables = statistics(variables, arch, calibration_images, calibration)
         return evaluate(variables, arch, images, labels, examples)
 
     return validate
@@ -125,12 +125,11 @@ def evaluate(
         metrics,
         images=images,
         labels=labels,
-        examples=np.arange(len(images)),
         calibration_images=jnp.asarray(dataset.x_train) if recalibrate else images,
-        calibration_batches=spread.reshape(size, rows).T,
         batch_size=batch_size,
     )
-    scores = [validate(variables, arch, recalibrate=recalibrate) for arch in _computable(space, archs)]
+    examples, calibration = np.arange(len(images)), spread.reshape(size, rows).T if recalibrate else None
+    scores = [validate(variables, arch, examples, calibration) for arch in _computable(space, archs)]
     return {name: np.array([score[name] for score in scores]) for name in scores[0]}
 
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 import jaxnas
 from jaxnas import InputChoice, LayerChoice, darts
-from jaxnas import search as search_loop
+from jaxnas import plan as plans
 from jaxnas.algorithms.relaxation import relax
 from jaxnas.data import as_dataset
 from jaxnas.evaluation import accuracy, cross_entropy
@@ -294,7 +294,7 @@ def make_plan(model, data, **options):
         "metrics": None,
         "aux_weight": 0.4,
     }
-    return search_loop.plan(model, dataset, **{**defaults, **options})
+    return plans.make_plan(model, dataset, **{**defaults, **options})
 
 
 def test_warmup_epochs_train_only_the_weights():

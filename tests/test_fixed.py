@@ -102,14 +102,17 @@ def test_what_is_no_architecture_is_refused():
             jaxnas.apply_fixed_architecture(Zoo, wrong)
 
 
-def test_train_is_accepted_by_models_that_do_not_take_it(inputs):
+def test_train_and_progress_are_accepted_by_models_that_do_not_take_them(inputs):
     class NoTrain(nn.Module):
         @nn.compact
         def __call__(self, x, arch):
             return LayerChoice([nn.Dense(4)], key="k")(x, arch)
 
     model = jaxnas.apply_fixed_architecture(NoTrain, {"k": 0})
-    assert model.apply(model.init(jax.random.key(0), inputs), inputs, train=True).shape == (8, 4)
+    variables = model.init(jax.random.key(0), inputs)
+    assert model.apply(variables, inputs, train=True, progress=0.5).shape == (8, 4)
+    with pytest.raises(TypeError, match="another"):
+        model.apply(variables, inputs, another=1)
 
 
 @pytest.mark.parametrize(

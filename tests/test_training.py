@@ -102,6 +102,39 @@ def test_fit_trains_a_sequential():
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
 
 
+class Scheduled(nn.Module):
+    """Notes the progress of each of its steps."""
+
+    @nn.compact
+    def __call__(self, x, arch, train: bool = False, progress=None):
+        seen = self.variable("noted", "progress", jnp.zeros, 12)
+        steps = self.variable("noted", "steps", jnp.zeros, (), jnp.int32)
+        assert self.is_initializing() or train or progress is None
+        if progress is not None and self.is_mutable_collection("noted"):
+            seen.value = seen.value.at[steps.value].set(progress)
+            steps.value = steps.value + 1
+        return LayerChoice([nn.Dense(2), lambda x: x[:, :2]], key="k")(x, arch)
+
+
+@pytest.mark.parametrize("steps_per_call", [None, 3])
+def test_models_that_take_it_are_told_the_progress_also_when_a_run_goes_on(steps_per_call, tmp_path):
+    def cut(record):
+        if record["epoch"] == 1:
+            raise InterruptedError
+
+    options = {"epochs": 3, "batch_size": 50, "steps_per_call": steps_per_call}
+    model = jaxnas.apply_fixed_architecture(Scheduled, {"k": 0})
+    data = problem(200)
+    whole = fit(model, data, progress=False, **options)
+    noted = whole.variables["noted"]
+    assert noted["progress"].dtype == jnp.float32
+    np.testing.assert_allclose(noted["progress"], np.arange(12) / 12, rtol=1e-6)
+    with pytest.raises(InterruptedError):
+        fit(model, data, progress=cut, workdir=tmp_path, **options)
+    resumed = fit(model, data, progress=False, workdir=tmp_path, **options)
+    jax.tree.map(np.testing.assert_array_equal, resumed.variables, whole.variables)
+
+
 def test_fit_is_deterministic():
     x, y = problem(100)
     runs = [fit(Net(), (x, y), epochs=2, batch_size=30, seed=s, progress=False) for s in (1, 1, 2)]

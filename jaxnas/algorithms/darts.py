@@ -17,7 +17,6 @@ import optax
 from flax import struct
 
 from jaxnas import functional
-from jaxnas import search as search_loop
 from jaxnas.algorithms import hypergradient as hypergradients
 from jaxnas.algorithms.base import Algorithm, SearchState
 from jaxnas.algorithms.relaxation import discretize, init_alphas, relax
@@ -25,10 +24,11 @@ from jaxnas.algorithms.supernet import supernet
 from jaxnas.callbacks.base import Callback
 from jaxnas.data import as_dataset
 from jaxnas.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
-from jaxnas.search import Phase, Review, SearchResult
+from jaxnas.plan import Plan, make_plan
+from jaxnas.search import Method, Phase, Review, Score
+from jaxnas.seeds import first_seed, run
 from jaxnas.session import Running
 from jaxnas.space import Space
-from jaxnas.validation import Validate
 
 _HYPERGRADIENTS = {"exact": hypergradients.exact, "finite_difference": hypergradients.finite_difference}
 
@@ -151,7 +151,9 @@ def search(
     batch_size: int = 64,
     order: int = 1,
     hypergradient: str = "exact",
-    seed: int = 0,
+    seed: int | None = None,
+    seeds: Sequence[int] | None = None,
+    batching: str | None = None,
     weight_optimizer: optax.GradientTransformation | None = None,
     arch_optimizer: optax.GradientTransformation | None = None,
     loss_fn: LossFn | None = None,
@@ -170,7 +172,7 @@ def search(
     checkpoint_minutes: float | None = 10.0,
     keep_checkpoints: int = 2,
     max_minutes: float | None = None,
-) -> SearchResult:
+) -> Any:
     """Searches a model's choices with DARTS. Defaults are those of the paper and its code.
 
     How choices are relaxed: a LayerChoice is a softmax over its candidates. An InputChoice is searched like
@@ -186,7 +188,14 @@ def search(
       batch_size: examples per batch, the same for both levels.
       order: 1, or 2 to differentiate through one virtual step of the weights.
       hypergradient: for order 2: `"exact"` (autodiff) or `"finite_difference"` (the paper's estimate).
-      seed: of everything random; the same seed gives the same bits on the same machine.
+      seed: of everything random; the same seed gives the same bits on the same machine. Default: 0.
+      seeds: runs the same search from each of these seeds instead, and gives a list of results, in order. `workdir`
+        then holds a run directory for each, `seed_0`, `seed_1`, …; each callback is copied for each seed. A loss that
+        is not finite ends its own seed only, and is raised when the others have ended.
+      batching: how many seeds are run, one of `jaxnas.batching.BATCHINGS`: `"sequence"`, one after the other with one
+        compiled program; `"map"`, `"vmap"` or `"shard"`, stepped as one (see `jaxnas.batching`), whose results agree
+        with those of single searches to rounding. Default: as measured, one after the other on CPU, vmap on one
+        accelerator, shards over several devices; an interrupted run goes on as it was begun.
       weight_optimizer: any optax optimiser. Default: `darts.paper_weight_optimizer`, SGD 0.025 -> 0.001.
       arch_optimizer: any optax optimiser. Default: `darts.paper_arch_optimizer`, Adam 3e-4.
       loss_fn: (output, labels) -> scalar mean. Default: cross-entropy of logits.
@@ -213,8 +222,8 @@ def search(
         done, and the same call goes on from there.
 
     Returns:
-      A `SearchResult`. Each record of its history has the means of the step metrics (see `algorithm`),
-      `alphas`, the `probabilities` they stand for, the derived `arch`, and, where it was validated,
+      A `SearchResult`, or with `seeds` a list of them. Each record of its history has the means of the step metrics
+      (see `algorithm`), `alphas`, the `probabilities` they stand for, the derived `arch`, and, where it was validated,
       `supernet_loss` and `supernet_<metric>` of the mixture and `derived_loss` and `derived_<metric>` of the
       derived architecture with the same weights (its batch statistics recomputed).
 
@@ -226,13 +235,13 @@ def search(
       RunError: if `workdir` holds another run, is in use, or cannot be written or read.
     """
     dataset = as_dataset(data, data_dir=data_dir)
-    plan = search_loop.plan(
+    plan = make_plan(
         model_fn,
         dataset,
         epochs=epochs,
         batch_size=batch_size,
         train_portion=train_portion,
-        seed=seed,
+        seed=first_seed(seed, seeds, batching),
         warmup_epochs=warmup_epochs,
         validate_every=validate_every,
         loss_fn=loss_fn,
@@ -264,7 +273,7 @@ def search(
     def phases(epoch: int) -> list[Phase]:
         return [Phase(plan.steps_per_epoch, batch_size, None if epoch < warmup_epochs else batch_size)]
 
-    def review(state: DartsState, validate: Validate | None, rng: jax.Array, *, last: bool) -> Review:
+    def review(plan: Plan, state: DartsState, validate: Score | None, rng: jax.Array, *, last: bool) -> Review:
         arch, mixture = pure.derive(state), relax(plan.space, state.alphas)
         record: dict[str, Any] = {"alphas": _lists(state.alphas), "probabilities": _lists(mixture)}
         if validate is not None:
@@ -275,23 +284,18 @@ def search(
             record |= {f"derived_{name}": value for name, value in derived.items()}
         return Review(arch, record)
 
-    return search_loop.run(
-        plan,
-        pure,
-        phases=phases,
-        review=review,
-        settings=settings,
-        running=Running(
-            workdir=workdir,
-            resume=resume,
-            progress=progress,
-            callbacks=callbacks,
-            steps_per_call=steps_per_call,
-            checkpoint_minutes=checkpoint_minutes,
-            keep_checkpoints=keep_checkpoints,
-            max_minutes=max_minutes,
-        ),
+    running = Running(
+        workdir=workdir,
+        resume=resume,
+        progress=progress,
+        callbacks=callbacks,
+        steps_per_call=steps_per_call,
+        checkpoint_minutes=checkpoint_minutes,
+        keep_checkpoints=keep_checkpoints,
+        max_minutes=max_minutes,
     )
+    method = Method(pure, phases, review, settings, one_path=False)
+    return run(plan, method, running, seeds=seeds, batching=batching)
 
 
 def _lists(arrays: dict[str, jax.Array]) -> dict[str, list[float]]:

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.algorithms.controller import Controller
-from jaxnas.search import Candidate
+from jaxnas.results import Candidate
+from jaxnas.space import Space
 
 
 def candidates_of(
-    policy: Controller,
+    sample: Callable[[Any, jax.Array], dict[str, jax.Array]],
+    space: Space,
     params: Any,
     rng: jax.Array,
     score: Callable[[dict[str, jax.Array]], dict[str, float]],
@@ -27,7 +29,9 @@ def candidates_of(
     """Samples n architectures from a policy and scores each different one once.
 
     Args:
-      policy, params: the controller.
+      sample: (params, keys `[n]`) -> `{key: [n, …]}`, from the controller.
+      space: what is sampled.
+      params: the controller's.
       rng: a key.
       score: (sampled arch) -> metrics, with a `reward` among them, larger is better.
       n: how many to sample.
@@ -35,14 +39,14 @@ def candidates_of(
     Returns:
       The different ones, best first, and the mean of each metric over all n. A reward that is not finite comes last.
     """
-    drawn = jax.device_get(jax.jit(jax.vmap(policy.sample, (None, 0)))(params, jax.random.split(rng, n)).arch)
+    drawn = jax.device_get(sample(params, jax.random.split(rng, n)))
     found: dict[str, Candidate] = {}
     sums: dict[str, float] = {}
     for i in range(n):
         arch = {key: leaf[i] for key, leaf in drawn.items()}
-        fixed = policy.space.fixed(arch)
+        fixed = space.fixed(arch)
         if repr(fixed) not in found:
-            metrics = score(policy.space.sampled(arch))
+            metrics = score(space.sampled(arch))
             found[repr(fixed)] = Candidate(fixed, metrics["reward"], metrics)
         for name, value in found[repr(fixed)].metrics.items():
             sums[name] = sums.get(name, 0.0) + value / n

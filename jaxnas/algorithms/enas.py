@@ -20,7 +20,6 @@ import optax
 from flax import struct
 
 from jaxnas import functional
-from jaxnas import search as search_loop
 from jaxnas.algorithms.base import Algorithm, SearchState
 from jaxnas.algorithms.controller import Controller, Sample, controller, reduction_bias
 from jaxnas.algorithms.derivation import candidates_of, held_out_parts, probabilities
@@ -30,10 +29,11 @@ from jaxnas.callbacks.base import Callback
 from jaxnas.checks import check_at_least
 from jaxnas.data import as_dataset
 from jaxnas.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
-from jaxnas.search import Candidate, Phase, Review, SearchResult
+from jaxnas.plan import Plan, make_plan
+from jaxnas.search import Candidate, Method, Phase, Review, Score
+from jaxnas.seeds import first_seed, run
 from jaxnas.session import Running
 from jaxnas.space import Space
-from jaxnas.validation import Validate
 
 __all__ = [
     "Controller",
@@ -196,7 +196,9 @@ def search(
     *,
     epochs: int = 310,
     batch_size: int = 64,
-    seed: int = 0,
+    seed: int | None = None,
+    seeds: Sequence[int] | None = None,
+    batching: str | None = None,
     child_steps: int | None = None,
     controller_steps: int = 50,
     controller_samples: int = 20,
@@ -228,7 +230,7 @@ def search(
     checkpoint_minutes: float | None = 10.0,
     keep_checkpoints: int = 2,
     max_minutes: float | None = None,
-) -> SearchResult:
+) -> Any:
     """Searches a model's choices with ENAS.
 
     Defaults are those of the paper's macro search and of NNI's `EnasTrainer`, where they differ NNI's, but: an epoch
@@ -241,7 +243,9 @@ def search(
       data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; see `jaxnas.data.as_dataset`.
       epochs: alternations of weights and controller.
       batch_size: examples per step of the weights, and per sampled architecture of the controller's steps.
-      seed: of everything random; the same seed gives the same bits on the same machine.
+      seed, seeds: see `jaxnas.darts.search`.
+      batching: see `jaxnas.darts.search`; but the default on one accelerator is one after the other too, since under
+        vmap a step computes every candidate rather than the sampled one.
       child_steps: steps of the weights per epoch. Default: one pass over their part of the data.
       controller_steps: updates of the controller per epoch.
       controller_samples: architectures per update, each rewarded on a batch of its own.
@@ -268,11 +272,11 @@ def search(
         keep_checkpoints, max_minutes: see `jaxnas.darts.search`.
 
     Returns:
-      A `SearchResult`, whose `top(k)` are the best architectures with their scores. Each record of its history has
-      the means of the step metrics (see `algorithm`), `probabilities` (share of 1000 samples that choose each
-      candidate), `arch`, and, where it was validated, `sampled_<metric>` (mean of the sampled architectures on the
-      derivation's examples) and `derived_<metric>` (the best of them on as many other held-out examples, which did not
-      select it), all with batch statistics recomputed for each architecture.
+      A `SearchResult` (with `seeds` a list of them), whose `top(k)` are the best architectures with their scores.
+      Each record of its history has the means of the step metrics (see `algorithm`), `probabilities` (share of 1000
+      samples that choose each candidate), `arch`, and, where it was validated, `sampled_<metric>` (mean of the
+      sampled architectures on the derivation's examples) and `derived_<metric>` (the best of them on as many other
+      held-out examples, which did not select it), all with batch statistics recomputed for each architecture.
 
     Raises:
       ArchitectureError: if the model has no choices, or ones that a controller cannot decide.
@@ -295,13 +299,13 @@ def search(
     if derive not in ("best", "sample"):
         raise ValueError(f'derive must be "best" or "sample"; got {derive!r}.')
     dataset = as_dataset(data, data_dir=data_dir)
-    plan = search_loop.plan(
+    plan = make_plan(
         model_fn,
         dataset,
         epochs=epochs,
         batch_size=batch_size,
         train_portion=train_portion,
-        seed=seed,
+        seed=first_seed(seed, seeds, batching),
         warmup_epochs=warmup_epochs,
         validate_every=validate_every,
         loss_fn=loss_fn,
@@ -345,11 +349,12 @@ def search(
         policy_steps = Phase(controller_steps, None, controller_samples * batch_size)
         return [weights] if epoch < warmup_epochs else [weights, policy_steps]
 
-    select_on, report_on = held_out_parts(plan.arch_examples, derive_examples, batch_size)
     choice_probabilities = jax.jit(lambda params, rng: probabilities(policy, params, rng))
+    sample = jax.jit(jax.vmap(lambda params, rng: policy.sample(params, rng).arch, (None, 0)))
 
-    def review(state: EnasState, validate: Validate | None, rng: jax.Array, *, last: bool) -> Review:
+    def review(plan: Plan, state: EnasState, validate: Score | None, rng: jax.Array, *, last: bool) -> Review:
         params = state.policy.params
+        select_on, report_on = held_out_parts(plan.arch_examples, derive_examples, batch_size)
         shares = jax.device_get(choice_probabilities(params, jax.random.fold_in(rng, 0)))
         record: dict[str, Any] = {"probabilities": {key: share.tolist() for key, share in shares.items()}}
         if validate is None:
@@ -363,30 +368,26 @@ def search(
         if last and derive == "sample":
             arch = pure.derive(state)
         else:
-            candidates, means = candidates_of(policy, params, jax.random.fold_in(rng, 1), score, n=n)
+            candidates, means = candidates_of(sample, plan.space, params, jax.random.fold_in(rng, 1), score, n=n)
             arch = candidates[0].arch
             record |= {f"sampled_{name}": value for name, value in means.items()}
         derived = validate(state.variables, plan.space.sampled(arch), examples=report_on, recalibrate=True)
         record |= {f"derived_{name}": value for name, value in derived.items()}
         return Review(arch, record, candidates)
 
-    return search_loop.run(
-        dataclasses.replace(plan, metrics=_with_reward(plan.metrics, reward_fn)),
-        pure,
-        phases=phases,
-        review=review,
-        settings=settings,
-        running=Running(
-            workdir=workdir,
-            resume=resume,
-            progress=progress,
-            callbacks=callbacks,
-            steps_per_call=steps_per_call,
-            checkpoint_minutes=checkpoint_minutes,
-            keep_checkpoints=keep_checkpoints,
-            max_minutes=max_minutes,
-        ),
+    running = Running(
+        workdir=workdir,
+        resume=resume,
+        progress=progress,
+        callbacks=callbacks,
+        steps_per_call=steps_per_call,
+        checkpoint_minutes=checkpoint_minutes,
+        keep_checkpoints=keep_checkpoints,
+        max_minutes=max_minutes,
     )
+    plan = dataclasses.replace(plan, metrics=_with_reward(plan.metrics, reward_fn))
+    method = Method(pure, phases, review, settings, one_path=True)
+    return run(plan, method, running, seeds=seeds, batching=batching)
 
 
 def _with_reward(metrics: MetricsFn, reward_fn: RewardFn) -> MetricsFn:

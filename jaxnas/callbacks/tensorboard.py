@@ -19,7 +19,7 @@ class TensorBoard(Callback):
     epochs that are done again.
 
     Args:
-      logdir: where to. Default: `tensorboard` in the run directory.
+      logdir: where to. Default: `tensorboard` in the run directory. (Several seeds would all write to one `logdir`.)
     """
 
     def __init__(self, logdir: str | os.PathLike | None = None):

@@ -13,7 +13,7 @@ from jaxnas.architecture import decision_text
 
 
 def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]) -> None:
-    """Show what a search found, and how sure it is."""
+    """Show what a search found, and how sure it is; of the DARTS space also as a Genotype."""
     from jaxnas import runs
     from jaxnas.errors import RunError
 
@@ -27,7 +27,10 @@ def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]
     last = history[-1]
     console.print(f"epoch {last['epoch'] + 1} of {config.get('epochs')}", highlight=False)
     try:
-        console.print(_choices_table(space, last["probabilities"], space.fixed(last["arch"])))
+        arch = space.fixed(last["arch"])
+        console.print(_choices_table(space, last["probabilities"], arch))
+        if genotype := _genotype(space, arch):
+            console.print(genotype, highlight=False, markup=False, soft_wrap=True)
     except (KeyError, TypeError, ValueError) as e:
         raise RunError(f"{run}: the last record of its history does not fit its space: {e}") from None
     console.print(_history_table(history))
@@ -43,6 +46,17 @@ def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]
             highlight=False,
             markup=False,
         )
+
+
+def _genotype(space: Any, arch: Any) -> str | None:
+    """The text of an architecture of the DARTS space; None of others, and of those whose edges have no operation."""
+    from jaxnas.errors import ArchitectureError
+    from jaxnas.spaces import genotypes
+
+    try:
+        return str(genotypes.genotype_of(arch)) if set(space) == set(genotypes.CHOICES) else None
+    except ArchitectureError:
+        return None
 
 
 def _choices_table(space: Any, weights: Any, arch: Any) -> Table:

@@ -18,6 +18,15 @@ class AugmentName(StrEnum):
     cutout = "cutout"
 
 
+class Batching(StrEnum):
+    """How many seeds are run, as in `jaxnas.batching`."""
+
+    sequence = "sequence"
+    map = "map"
+    vmap = "vmap"
+    shard = "shard"
+
+
 class Derive(StrEnum):
     """How ENAS decides in the end."""
 
@@ -56,6 +65,17 @@ Warmup = Annotated[int, typer.Option(min=0, help="Epochs that train only the wei
 TrainPortion = Annotated[float, typer.Option(help="Share of the training data for the weights.")]
 MaxMinutes = Annotated[float | None, typer.Option(min=0, help="Stop in time; the same command goes on.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
+SearchSeed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Default: 0.")]
+Seeds = Annotated[
+    str | None,
+    typer.Option(help="The same search from each of these seeds, such as 0,1,2; each has a directory seed_N in OUT."),
+]
+BatchingOption = Annotated[
+    Batching | None,
+    typer.Option(
+        help="How many seeds run: one after the other, or stepped as one. Default: as measured for the device."
+    ),
+]
 Resume = Annotated[bool, typer.Option(help="Go on with a run in this directory that was interrupted.")]
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Time between checkpoints within an epoch.")]
 UseTensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write scalars and histograms for TensorBoard.")]

@@ -6,10 +6,11 @@ import contextlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from jaxnas.cli.options import StopOn
+from jaxnas.cli.options import Batching, StopOn
 
 
 def followers(tensorboard: bool, stop_on: Sequence[StopOn] | None = None) -> list:
@@ -27,6 +28,39 @@ def followers(tensorboard: bool, stop_on: Sequence[StopOn] | None = None) -> lis
     # Those that stop a run come first, so that what they record is logged.
     stopping = [criteria[criterion]() for criterion in dict.fromkeys(stop_on or ())]
     return [*stopping, *([callbacks.TensorBoard()] if tensorboard else [])]
+
+
+def chosen_seeds(seed: int | None, seeds: str | None, batching: Batching | None) -> dict[str, Any]:
+    """The arguments of a search that say from which seeds it starts."""
+    from jaxnas.seeds import first_seed
+
+    try:
+        many = None if seeds is None else [int(each) for each in seeds.split(",") if each.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"{seeds!r} is not of the form 0,1,2", param_hint="--seeds") from None
+    chosen: dict[str, Any] = {"seed": seed, "seeds": many, "batching": batching and batching.value}
+    try:
+        first_seed(**chosen)
+    except ValueError as e:
+        raise typer.BadParameter(str(e), param_hint="--seeds") from None
+    return chosen
+
+
+def say_found(result: Any, out: Path, seeds: Sequence[int] | None) -> None:
+    """Says what a search found, or the searches with several seeds. Those that stopped in time have said so."""
+    from jaxnas.runs import seed_folder
+
+    if seeds is None:
+        if (out / "result.json").exists():
+            print(f"found {result.arch}")
+            print(f"in {out / 'final_arch.json'}; next: jaxnas show {out}, jaxnas retrain {out}")
+        return
+    found = [(seed_folder(out, seed), one) for seed, one in zip(seeds, result, strict=False)]  # time may have run out
+    ended = [(folder, one) for folder, one in found if (folder / "result.json").exists()]
+    for folder, one in ended:
+        print(f"found {one.arch} in {folder / 'final_arch.json'}")
+    if len(ended) > 1:
+        print(f"next: jaxnas compare {' '.join(str(folder) for folder, _ in ended)}")
 
 
 @contextlib.contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,6 +10,7 @@ from jaxnas.cli.inputs import import_model, load_data
 from jaxnas.cli.options import (
     AugmentName,
     AugmentOption,
+    BatchingOption,
     BatchSize,
     CheckpointMinutes,
     Data,
@@ -23,14 +23,15 @@ from jaxnas.cli.options import (
     Model,
     Out,
     Resume,
-    Seed,
+    SearchSeed,
+    Seeds,
     StopOn,
     StopOnOption,
     TrainPortion,
     UseTensorBoard,
     Warmup,
 )
-from jaxnas.cli.running import ending_well, followers
+from jaxnas.cli.running import chosen_seeds, ending_well, followers, say_found
 
 app = typer.Typer(no_args_is_help=True, help="Search a model's choices.")
 
@@ -49,7 +50,9 @@ def search_darts(
     hypergradient: Annotated[Hypergradient, typer.Option(help="For order 2.")] = Hypergradient.exact,
     warmup_epochs: Warmup = 0,
     train_portion: TrainPortion = 0.5,
-    seed: Seed = 0,
+    seed: SearchSeed = None,
+    seeds: Seeds = None,
+    batching: BatchingOption = None,
     resume: Resume = True,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     max_minutes: MaxMinutes = None,
@@ -59,6 +62,7 @@ def search_darts(
     """DARTS (arXiv 1806.09055)."""
     import jaxnas
 
+    chosen = chosen_seeds(seed, seeds, batching)
     with ending_well(out):
         result = jaxnas.darts.search(
             import_model(model),
@@ -69,14 +73,14 @@ def search_darts(
             hypergradient=hypergradient.value,
             warmup_epochs=warmup_epochs,
             train_portion=train_portion,
-            seed=seed,
+            **chosen,
             workdir=out,
             callbacks=followers(tensorboard, stop_on),
             resume=resume,
             checkpoint_minutes=checkpoint_minutes,
             max_minutes=max_minutes,
         )
-        _say_found(result, out)
+        say_found(result, out, chosen["seeds"])
 
 
 @app.command("enas")
@@ -100,7 +104,9 @@ def search_enas(
     derive_samples: Annotated[int, typer.Option(min=1, help="How many are sampled and scored.")] = 100,
     warmup_epochs: Warmup = 0,
     train_portion: TrainPortion = 0.9,
-    seed: Seed = 0,
+    seed: SearchSeed = None,
+    seeds: Seeds = None,
+    batching: BatchingOption = None,
     resume: Resume = True,
     checkpoint_minutes: CheckpointMinutes = 10.0,
     max_minutes: MaxMinutes = None,
@@ -112,6 +118,7 @@ def search_enas(
 
     if StopOn.eigenvalue in (stop_on or ()):
         raise typer.BadParameter("eigenvalue is that of the alphas, which ENAS does not have", param_hint="--stop-on")
+    chosen = chosen_seeds(seed, seeds, batching)
     with ending_well(out):
         result = jaxnas.enas.search(
             import_model(model),
@@ -127,17 +134,11 @@ def search_enas(
             derive_samples=derive_samples,
             warmup_epochs=warmup_epochs,
             train_portion=train_portion,
-            seed=seed,
+            **chosen,
             workdir=out,
             callbacks=followers(tensorboard, stop_on),
             resume=resume,
             checkpoint_minutes=checkpoint_minutes,
             max_minutes=max_minutes,
         )
-        _say_found(result, out)
-
-
-def _say_found(result: Any, out: Path) -> None:
-    if (out / "result.json").exists():  # otherwise it stopped in time, and has said so
-        print(f"found {result.arch}")
-        print(f"in {out / 'final_arch.json'}; next: jaxnas show {out}, jaxnas retrain {out}")
+        say_found(result, out, chosen["seeds"])

@@ -62,6 +62,8 @@ class ReductionCell(nn.Module):
     def __call__(self, first: jax.Array, second: jax.Array, arch: Any, train: bool) -> jax.Array:
         decisions = read("reduce", arch)
         params, stats = _edges(self, decisions, self.filters, first.dtype)
+        if self.is_initializing():  # only the variables are wanted
+            return jnp.concatenate([first[:, ::2, ::2]] * NODES, axis=-1)
         values = {name: s.value for name, s in stats.items()}
         y, moved = _compute((first, second), decisions, params, values, reduces=True, train=train, remat=self.remat)
         _move(self, stats, moved)
@@ -100,7 +102,7 @@ class NormalCells(nn.Module):
         def compute(inputs: tuple, params: Any, stats: Any) -> tuple[jax.Array, Any]:
             return _compute(inputs, decisions, params, stats, reduces=False, train=train, remat=self.remat)
 
-        if n == 1:
+        if n == 1 and not self.is_initializing():
             one = jax.tree.map(lambda leaf: leaf[0], (params, values))
             y, moved = compute((first, second), *one)
             _move(self, stats, jax.tree.map(lambda leaf: leaf[None], moved))
@@ -113,6 +115,10 @@ class NormalCells(nn.Module):
                 stats[f"{place}_input"] = _statistics(self, f"{place}_input", (n - missing, 1, self.filters))
                 rows = (kernel, stats[f"{place}_input"].value)
                 prepared[place] = jax.tree.map(lambda leaf, m=missing: jnp.pad(leaf, [(m, 0)] + [(0, 0)] * (leaf.ndim - 1)), rows)
+
+        if self.is_initializing():  # only the variables are wanted
+            output = jnp.concatenate([first] * NODES, axis=-1)
+            return None if n == 1 else output, output
 
         def prepare(place: str, missing: int, row: Any, given: jax.Array, output: jax.Array) -> tuple[jax.Array, Any]:
             if place not in prepared:

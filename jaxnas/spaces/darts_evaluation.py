@@ -69,6 +69,12 @@ def drop_path(x: jax.Array, kept: jax.Array | None) -> jax.Array:
     return x if kept is None else x * kept[:, None, None, None].astype(x.dtype)
 
 
+def sample_paths(rng: jax.Array, rate: jax.Array | float, shape: tuple[int, ...]) -> jax.Array:
+    """What `drop_path` multiplies by, float32: 0 with probability `rate`, else 1 / (1 - rate), so 1 on average."""
+    keep = 1 - jnp.asarray(rate, jnp.float32)
+    return jax.random.bernoulli(rng, keep, shape) / keep
+
+
 def operations(stride: int) -> dict[str, Any]:
     """The candidates of an edge by name. They are called with `x`, `train` and `kept`."""
 
@@ -143,9 +149,40 @@ class Cell(nn.Module):
                 choice = LayerChoice(operations(stride), key=edge_key(kind, source, node), name=f"edge_{source}_{node}")
                 path = None if kept is None else kept[EDGES.index((source, node))]
                 incoming.append(choice(nodes[source], arch, train=train, kept=path))
-            choose = InputChoice(choose_from=edges_of(kind, node), n_chosen=2, key=node_key(kind, node), ranked=True)
+            edges = edges_of(kind, node)
+            choose = InputChoice(choose_from=edges, n_chosen=2, key=node_key(kind, node), ranked=True)
             nodes.append(choose(incoming, arch))
         return jnp.concatenate(nodes[2:], axis=-1)
+
+
+class Row(nn.Module):
+    """Cells of one shape, one after the other: one scanned cell, so however many there are, one is compiled.
+
+    Attributes:
+      shape: of each cell.
+      length: number of cells.
+    """
+
+    shape: Shape
+    length: int
+
+    @nn.compact
+    def __call__(
+        self, before_last: jax.Array, last: jax.Array, arch: Any, kept: jax.Array | None, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """The last two outputs; `kept` `[length, 14, B]` is that of each cell."""
+
+        def step(cell: Cell, carry: tuple, kept: jax.Array | None) -> tuple[tuple, None]:
+            before_last, last = carry
+            return (last, cell(before_last, last, arch, kept, train)), None
+
+        scan = nn.scan(
+            step,
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+            length=self.length,
+        )
+        return scan(Cell(self.shape, name="cell"), (before_last, last), kept)[0]
 
 
 class DartsEvaluation(nn.Module):
@@ -166,14 +203,22 @@ class DartsEvaluation(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, arch: Any, train: bool = False, progress: Any = 0.0) -> Any:
-        kept = self._paths(len(x), progress) if train else None
+        kept = None
+        if train and self.drop_path and not (isinstance(progress, (int, float)) and progress == 0):
+            kept = sample_paths(self.make_rng("dropout"), self.drop_path * progress, (self.cells, len(EDGES), len(x)))
         stem = batch_norm(train, name="stem_norm")(_conv(3 * self.channels, 3, name="stem")(x))
         before_last = last = stem
         start = 0
         for shape, group in itertools.groupby(shapes(self.channels, self.cells)):
             stop = start + len(list(group))
             paths = None if kept is None else kept[start:stop]
-            before_last, last = self._row(shape, start, before_last, last, arch, paths, train, stop - start)
+            if stop - start == 1:
+                cell = Cell(shape, name=f"cell_{start}")
+                paths = None if paths is None else paths[0]
+                before_last, last = last, cell(before_last, last, arch, paths, train)
+            else:
+                row = Row(shape, stop - start, name=f"cells_{start}_to_{stop - 1}")
+                before_last, last = row(before_last, last, arch, paths, train)
             if start <= 2 * self.cells // 3 < stop:
                 after_second_reduction = last
             start = stop
@@ -182,42 +227,6 @@ class DartsEvaluation(nn.Module):
             return logits
         auxiliary = AuxiliaryHead(self.num_classes, name="auxiliary")(after_second_reduction, train)
         return (logits, auxiliary) if train else logits
-
-    def _row(
-        self,
-        shape: Shape,
-        start: int,
-        before_last: jax.Array,
-        last: jax.Array,
-        arch: Any,
-        kept: jax.Array | None,
-        train: bool,
-        length: int,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Cells of one shape, from number `start` on: several are one scanned cell, so that one is compiled."""
-        if length == 1:
-            cell = Cell(shape, name=f"cell_{start}")
-            return last, cell(before_last, last, arch, None if kept is None else kept[0], train)
-
-        def step(cell: Cell, carry: tuple, kept: jax.Array | None) -> tuple[tuple, None]:
-            return (carry[1], cell(*carry, arch, kept, train)), None
-
-        scan = nn.scan(
-            step,
-            variable_axes={"params": 0, "batch_stats": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=length,
-        )
-        cell = Cell(shape, name=f"cells_{start}_to_{start + length - 1}")
-        return scan(cell, (before_last, last), kept)[0]
-
-    def _paths(self, batch_size: int, progress: Any) -> jax.Array | None:
-        """What each edge of each cell is multiplied by for each example, `[cells, 14, B]`; None if no path is dropped."""
-        if not self.drop_path or (isinstance(progress, (int, float)) and progress == 0):
-            return None
-        keep = 1 - self.drop_path * jnp.asarray(progress, jnp.float32)
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (self.cells, len(EDGES), batch_size))
-        return kept / keep
 
     def describe_cells(self) -> list[DrawnCell]:
         """The two cells as pictures show them; see `jaxnas.graph.Cell`."""

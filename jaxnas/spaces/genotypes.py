@@ -130,16 +130,16 @@ def genotype_of(arch: Arch) -> Genotype:
     """
     if _has_weights(arch):
         return _strongest(arch)
-    fixed = CHOICES.fixed(arch)
-    cells = []
+    fixed: dict[str, Any] = CHOICES.fixed(arch)
+    cells: list[list[tuple[str, int]]] = []
     for kind in KINDS:
         cells.append([])
         for node in _INNER:
-            for edge in fixed[node_key(kind, node)]:  # type: ignore[union-attr]
+            for edge in fixed[node_key(kind, node)]:
                 if not fixed[edge] or fixed[edge] == "none":
                     raise ArchitectureError(
-                        f"choice {edge!r}: it is taken and has the operation {fixed[edge] or None!r}, which no genotype "
-                        f"has; expected one of {list(OPERATIONS[1:])}."
+                        f"choice {edge!r}: it is taken and has the operation {fixed[edge] or None!r}; in a genotype it "
+                        f"has one of {list(OPERATIONS[1:])}."
                     )
                 cells[-1].append((fixed[edge], edges_of(kind, node).index(edge)))
     return _checked(Genotype(cells[0], _INNER, cells[1], _INNER))
@@ -169,7 +169,7 @@ def _has_weights(arch: Any) -> bool:
 def _strongest(arch: Arch) -> Genotype:
     unranked = {key: np.ones(spec.n_candidates, np.float32) for key, spec in CHOICES.items() if spec.kind == INPUT}
     CHOICES.validate({**unranked, **arch})
-    cells = []
+    cells: list[list[tuple[str, int]]] = []
     for kind in KINDS:
         cells.append([])
         for node in _INNER:
@@ -221,8 +221,8 @@ def _checked(genotype: Genotype) -> Genotype:
     for name, nodes in (("normal_concat", genotype.normal_concat), ("reduce_concat", genotype.reduce_concat)):
         if nodes != _INNER and nodes not in (list(_INNER), tuple(_INNER)):
             raise ArchitectureError(
-                f"{name}: got {_short(nodes)}; expected {_INNER}: the output of a cell of this space is that of all its "
-                "inner nodes."
+                f"{name}: got {_short(nodes)}; expected {_INNER}: the output of a cell of this space is that of all "
+                "its inner nodes."
             )
     return Genotype(_edges("normal", genotype.normal), _INNER, _edges("reduce", genotype.reduce), _INNER)
 
@@ -238,9 +238,13 @@ def _edges(kind: str, edges: Any) -> list[tuple[str, int]]:
     for place, (_, source) in enumerate(checked):
         node = 2 + place // 2
         if not 0 <= source < node:
-            raise ArchitectureError(f"{kind}, edge {place}: node {node} cannot take node {_short(source)}; it takes 0 to {node - 1}.")
+            raise ArchitectureError(
+                f"{kind}, edge {place}: node {node} cannot take node {_short(source)}; it takes 0 to {node - 1}."
+            )
         if place % 2 and source == checked[place - 1][1]:
-            raise ArchitectureError(f"{kind}: both edges into node {node} come from node {source}; expected two sources.")
+            raise ArchitectureError(
+                f"{kind}: both edges into node {node} come from node {source}; expected two sources."
+            )
     return checked
 
 

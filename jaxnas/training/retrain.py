@@ -23,7 +23,7 @@ from jaxnas.data import as_dataset
 from jaxnas.data.batches import epoch_batches
 from jaxnas.errors import NonFiniteLossError
 from jaxnas.evaluation import LossFn, MetricsFn, make_evaluator, objective
-from jaxnas.loop import Epoch, make_epoch, own_buffers
+from jaxnas.loop import Epoch, first_bad, make_epoch, own_buffers
 from jaxnas.progress import non_finite_message
 from jaxnas.session import Running, Session
 
@@ -172,6 +172,7 @@ def fit(
         params = start.pop("params", {})
         state = TrainState(params, start, optimizer.init(params), step_rng, jnp.zeros((), jnp.int32))
         state, at = session.resume(own_buffers(state))
+        session.rewind(at)
         run = Run(
             workdir=session.directory.path,
             config=config,
@@ -216,12 +217,12 @@ def _fit(
         resumed = {"start": at.step, "before": at.metrics, "after_call": session.follow(at, 0, run.steps)}
         ran = run_epoch(state, augment_rng, images, labels, (batches,), **resumed)
         state, stepped = ran.state, ran.done > at.step
-        if ran.bad_step is not None:
-            message = non_finite_message(ran.metrics, _WATCHED, epoch, ran.bad_step, session.directory.path)
-            failed = {"status": "failed", "error": message, "epoch": epoch, "step": ran.bad_step}
+        if (bad := first_bad(ran.metrics, _WATCHED)) is not None:
+            message = non_finite_message(ran.metrics, _WATCHED, epoch, bad, session.directory.path)
+            failed = {"status": "failed", "error": message, "epoch": epoch, "step": bad}
             session.directory.finish(failed, state.variables, keep_checkpoints=True)
             last_good = FitResult(state.variables, session.history, None)
-            raise NonFiniteLossError(message, epoch=epoch, step=ran.bad_step, result=last_good)
+            raise NonFiniteLossError(message, epoch=epoch, step=bad, result=last_good)
         if session.stopped:
             return result()
         at = dataclasses.replace(
@@ -251,10 +252,10 @@ def _fit(
             scores = {k: v for k, v in record.items() if k.startswith(("train_", "test_"))}
             session.finish(scores, state.variables, stop)
             return result()
-        session.next_epoch(state)
+        at = Position(epoch=epoch + 1)
+        session.next_epoch(at, state)
         if session.stopped:
             return result()
-        at = Position(epoch=epoch + 1)
 
 
 def _check_variables(functions: functional.ModelFns, example: Any, variables: Mapping[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""jaxnas beside PyTorch and NNI: `python -m experiments.speed --help`."""

@@ -1,0 +1,169 @@
+"""The search network of the DARTS space."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnas
+from jaxnas import functional
+from jaxnas.algorithms.relaxation import discretize, init_alphas, relax
+from jaxnas.errors import ArchitectureError
+from jaxnas.spaces import DARTS_V2, arch_of, darts, genotype_of
+from jaxnas.spaces.darts import rows
+from jaxnas.spaces.genotypes import CHOICES, OPERATIONS
+
+X = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+SMALL = darts(channels=4, cells=4, num_classes=3)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Of `SMALL`, with running statistics that differ from layer to layer."""
+    fresh = functional.model_fns(SMALL).init(jax.random.key(0), X, CHOICES.uniform())
+    leaves, tree = jax.tree.flatten(fresh["batch_stats"])
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    leaves = [leaf + 0.3 * jax.random.uniform(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    return {**fresh, "batch_stats": jax.tree.unflatten(tree, leaves)}
+
+
+def run(variables, arch, train=False):
+    mutable = ["batch_stats"] if train else False
+    return jax.jit(lambda v, arch: SMALL.apply(v, X, arch, train=train, mutable=mutable))(variables, arch)
+
+
+def test_the_space_and_the_size_of_the_authors_network():
+    network, image = darts(), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    assert jaxnas.space(network, image) == CHOICES
+    shapes = jax.eval_shape(lambda: functional.model_fns(network).init(jax.random.key(0), image, CHOICES.uniform()))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == 1_930_618
+
+
+def test_reductions_are_where_the_authors_have_them():
+    assert rows(8) == [("normal", 2), ("reduce", 1), ("normal", 2), ("reduce", 1), ("normal", 2)]
+    assert rows(4) == [("normal", 1), ("reduce", 1), ("reduce", 1), ("normal", 1)]
+    assert rows(20)[0] == ("normal", 6)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_one_architecture_computes_the_same_in_every_form(variables, train):
+    drawn = CHOICES.sample(jax.random.key(5))
+    decided = CHOICES.fixed(drawn)
+    fixed = jaxnas.apply_fixed_architecture(SMALL, decided)
+    own = jaxnas.inherit(fixed, variables, X)
+    mutable = ["batch_stats"] if train else False
+    expected = fixed.apply(own, X, train=train, mutable=mutable)
+    sampled, mixed = run(variables, drawn, train), run(variables, CHOICES.one_hot(decided), train)
+    if train:
+        (expected, own_stats), (sampled, sampled_stats), (mixed, _) = expected, sampled, mixed
+        moved = jaxnas.inherit(fixed, {**variables, **sampled_stats}, X)["batch_stats"]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved, dict(own_stats["batch_stats"]))
+    np.testing.assert_allclose(sampled, expected, atol=2e-4)
+    np.testing.assert_allclose(mixed, expected, atol=2e-4)
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_operations_on_every_edge(variables):
+    """By a reduction cell alone (`cells=1`), whose output is linear in the weights of the edges to the last node."""
+    network = darts(channels=4, cells=1, num_classes=3)
+    own = functional.model_fns(network).init(jax.random.key(0), X, CHOICES.uniform())
+    arch = {key: value for key, value in relax(CHOICES, init_alphas(jax.random.key(3), CHOICES, scale=1.0)).items()}
+    mixed = network.apply(own, X, arch)
+
+    def only(operation: int) -> jax.Array:
+        return network.apply(own, X, arch | {"reduce/5<-4": jax.nn.one_hot(operation, 8)})
+
+    without = only(0)  # none
+    parts = sum(arch["reduce/5<-4"][i] * (only(i) - without) for i in range(1, 8))
+    np.testing.assert_allclose(mixed, without + parts, atol=1e-4)
+    assert float(jnp.abs(parts).max()) > 1e-3
+
+
+def test_gradients_are_those_of_differences():
+    """Of a loss in training mode, along random directions of the alphas and of the weights, in double precision."""
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3), jnp.float64)
+        network = darts(channels=4, cells=3, num_classes=3, dtype=jnp.float64)
+        fresh = functional.model_fns(network).init(jax.random.key(0), x, CHOICES.uniform())
+        alphas = init_alphas(jax.random.key(4), CHOICES, scale=1.0)
+        point = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (alphas, fresh["params"]))
+
+        def loss(alphas, params):
+            variables = {**fresh, "params": params}
+            output, _ = network.apply(variables, x, relax(CHOICES, alphas), train=True, mutable=["batch_stats"])
+            return jnp.square(output.astype(jnp.float64)).sum()
+
+        compiled, gradients = jax.jit(loss), jax.jit(jax.grad(loss, (0, 1)))(*point)
+        for i in (0, 1):
+            ahead = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape, leaf.dtype), point[i])
+            slope = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, ahead, gradients[i])))
+            beside = [list(point), list(point)]
+            for side, sign in zip(beside, (1, -1), strict=True):
+                side[i] = jax.tree.map(lambda a, d, s=sign: a + s * 1e-5 * d, point[i], ahead)
+            numerical = (compiled(*beside[0]) - compiled(*beside[1])) / 2e-5
+            np.testing.assert_allclose(slope, numerical, rtol=0.03)
+
+
+def test_keeping_inner_results_changes_nothing(variables):
+    keeping = darts(channels=4, cells=4, num_classes=3, remat=False)
+    arch = CHOICES.uniform()
+
+    def gradient(network):
+        def loss(params):
+            output, _ = network.apply({**variables, "params": params}, X, arch, train=True, mutable=["batch_stats"])
+            return jnp.square(output).sum()
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=2e-3), gradient(keeping), gradient(SMALL))
+
+
+def test_an_edge_without_a_decision_raises_its_name(variables):
+    arch = CHOICES.uniform()
+    del arch["normal/3<-1"]
+    with pytest.raises(ArchitectureError, match="normal/3<-1"):
+        SMALL.apply(variables, X, arch)
+
+
+def test_half_precision_computes_about_the_same(variables):
+    half = darts(channels=4, cells=4, num_classes=3, dtype=jnp.bfloat16)
+    exact, rough = run(variables, CHOICES.uniform()), half.apply(variables, X, CHOICES.uniform())
+    assert rough.dtype == jnp.float32
+    np.testing.assert_allclose(rough, exact, atol=0.1 * float(jnp.abs(exact).max()))
+
+
+def test_two_edges_are_kept_by_their_strongest_operation_but_none():
+    """Section 2.4 of the paper, by hand: `none` is strongest everywhere and counts nowhere."""
+    alphas = {key: jnp.zeros(8).at[0].set(9.0) for key in CHOICES if "<-" in key}
+    alphas["normal/4<-1"] = jnp.zeros(8).at[5].set(3.0)
+    alphas["normal/4<-3"] = jnp.zeros(8).at[2].set(2.0)
+    alphas["normal/4<-0"] = jnp.zeros(8).at[7].set(1.0)
+    arch = discretize(CHOICES, alphas)
+    assert arch["normal/4"] == ("normal/4<-1", "normal/4<-3")
+    assert (arch["normal/4<-1"], arch["normal/4<-3"]) == (OPERATIONS[5], OPERATIONS[2])
+    assert arch["normal/4<-0"] == () == arch["normal/4<-2"]
+    assert genotype_of(arch).normal[4:6] == [(OPERATIONS[5], 1), (OPERATIONS[2], 3)]
+    assert CHOICES.fixed(arch) == arch
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_search_ends_in_a_genotype_that_trains(order, tmp_path):
+    """Search, export, apply, retrain, by both orders."""
+    rng = np.random.default_rng(0)
+    data = (rng.normal(size=(16, 8, 8, 3)).astype(np.float32), rng.integers(0, 3, 16).astype(np.int32))
+    network = darts(channels=4, cells=2, num_classes=3)  # two reductions
+    result = jaxnas.darts.search(network, data, epochs=1, batch_size=4, order=order, progress=False)
+    assert set(result.alphas) == {key for key in CHOICES if key.startswith("reduce") and "<-" in key}
+    jaxnas.export(result.arch, tmp_path / "found.json")
+    assert jaxnas.load(tmp_path / "found.json") == result.arch
+    fixed = jaxnas.apply_fixed_architecture(network, tmp_path / "found.json")
+    trained = jaxnas.training.fit(
+        fixed, data, epochs=1, batch_size=4, variables=jaxnas.inherit(fixed, result.variables, X), progress=False
+    )
+    assert np.isfinite(trained.history[-1]["train_loss"])
+
+
+def test_only_what_a_genotype_has_is_built():
+    fixed = jaxnas.apply_fixed_architecture(darts(channels=4, cells=4), arch_of(DARTS_V2))
+    params = jax.eval_shape(fixed.init, jax.random.key(0), X)["params"]
+    assert not any(name.startswith("sep_conv_5x5") for cell in params.values() for name in cell)
+    assert params["row_0_normal"]["sep_conv_3x3_depthwise"].shape == (1, 5, 2, 3, 3, 1, 4)
