@@ -99,7 +99,7 @@ class LayerChoice(nn.Module):
         if kind == "fixed":
             output = _reduce(self.reduction, [run(self, i, x) for i in value])
             return _with_mask(self, output, np.isin(np.arange(len(layers)), value))
-        labels = spec.labels
+        labels: Sequence = spec.labels
         if kind == "weights":
             merged = self._merge(x, value) if not isinstance(arch, Recorder) else {}
             rest = [i for i in range(len(layers)) if not any(i in members for members in merged)]

@@ -154,9 +154,7 @@ def _input_grad(geometry: _Geometry, g: jax.Array, w: jax.Array) -> jax.Array:
 def _kernel_grad(geometry: _Geometry, x: jax.Array, g: jax.Array) -> jax.Array:
     """The gradient of `<convolve(x, w), g>` with respect to w."""
     small = not geometry.depthwise and min(x.shape[3], g.shape[3]) < 16
-    return _run(
-        _kernel_grad_by_convolution if small else _kernel_grad_by_taps, _lax_kernel_grad, geometry, x, g
-    )
+    return _run(_kernel_grad_by_convolution if small else _kernel_grad_by_taps, _lax_kernel_grad, geometry, x, g)
 
 
 def _set_gradients(function: Any, first: Callable, second: Callable) -> None:
@@ -222,9 +220,7 @@ def _flipped_convolve(geometry: _Geometry, g: jax.Array, w: jax.Array) -> jax.Ar
     return _wide_convolve(_adjoint(geometry), g, jnp.swapaxes(jnp.flip(w, (0, 1)), 2, 3), between=geometry.strides)
 
 
-def _wide_convolve(
-    geometry: _Geometry, x: jax.Array, w: jax.Array, between: Sequence[int] = (1, 1)
-) -> jax.Array:
+def _wide_convolve(geometry: _Geometry, x: jax.Array, w: jax.Array, between: Sequence[int] = (1, 1)) -> jax.Array:
     """A dense convolution that gives several neighbouring outputs at once where channels are few.
 
     XLA:CPU's kernel packs windows into the rows of a matrix; with few channels packing takes longer than the product,

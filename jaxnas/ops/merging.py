@@ -72,11 +72,13 @@ def _tuple(layer: nn.Conv) -> Sequence[int]:
     return (layer.kernel_size,) if isinstance(layer.kernel_size, int) else layer.kernel_size
 
 
-def merge(layers: Sequence[Any], x: jax.Array, weights: jax.Array, convolve: Callable) -> dict[tuple[int, ...], jax.Array]:
+def merge(
+    layers: Sequence[Any], x: jax.Array, weights: jax.Array, convolve: Callable
+) -> dict[tuple[int, ...], jax.Array]:
     """Runs those of `layers` that can be merged.
 
-    Plain `nn.Conv` layers are merged if strides, groups, types and output agree, nothing is dilated, and the kernel that
-    holds them all has no more taps than they have together.
+    Plain `nn.Conv` layers are merged if strides, groups, types and output agree, nothing is dilated, and the kernel
+    that holds them all has no more taps than they have together.
 
     Args:
       layers: bound modules or functions, all to be called on x.
@@ -108,7 +110,7 @@ def _extent(parts: Sequence[Noted]) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _merged(parts: Sequence[Noted], weights: Sequence[jax.Array], low: tuple[int, ...], size: tuple[int, ...]) -> Noted:
-    first, kernel, bias = parts[0], 0.0, None
+    first, kernel, bias = parts[0], jnp.zeros((), weights[0].dtype), None
     for part, weight in zip(parts, weights, strict=True):
         before = [a - b for a, b in zip(low, part.low, strict=True)]
         widths = [(b, k - b - n) for b, k, n in zip(before, size, part.rhs.shape, strict=False)]
@@ -118,9 +120,7 @@ def _merged(parts: Sequence[Noted], weights: Sequence[jax.Array], low: tuple[int
             bias = (0 if bias is None else bias) + weight * part.bias
     high = [
         (n - 1) * s + k - size_in - before
-        for n, s, k, size_in, before in zip(
-            first.out, first.strides, size, first.lhs.shape[1:-1], low, strict=True
-        )
+        for n, s, k, size_in, before in zip(first.out, first.strides, size, first.lhs.shape[1:-1], low, strict=True)
     ]
     merged = Noted()
     dtype = first.rhs.dtype
