@@ -29,6 +29,7 @@ from jaxnas.choices import NO_KEY, InputChoice, LayerChoice
 from jaxnas.cost import Cost, cost
 from jaxnas.errors import ArchitectureError, DataError, Interrupted, NonFiniteLossError, RunError
 from jaxnas.fixed import apply_fixed_architecture, inherit
+from jaxnas.heap import keep_heap
 from jaxnas.results import Candidate, SearchResult
 from jaxnas.serialization import export, load
 from jaxnas.space import Space, space
@@ -64,6 +65,7 @@ __all__ = [
     "export",
     "grid_search",
     "inherit",
+    "keep_heap",
     "load",
     "local_search",
     "random_search",

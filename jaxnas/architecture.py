@@ -150,6 +150,12 @@ def is_array(value: Any) -> bool:
     return isinstance(value, (jax.Array, np.ndarray, np.generic))
 
 
+def is_weighted(arch: Any) -> bool:
+    """Whether some choice of what a model is called with has weights. False for what is no architecture."""
+    values = arch.values() if isinstance(arch, Mapping) else ()
+    return any(is_array(value) and jnp.issubdtype(value.dtype, jnp.floating) for value in values)
+
+
 def is_mixture(arch: Arch) -> bool:
     """Whether an architecture gives weights rather than decisions.
 

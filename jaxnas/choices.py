@@ -19,6 +19,7 @@ from flax import linen as nn
 from jaxnas import functional
 from jaxnas.architecture import INPUT, LAYER, ChoiceSpec, StaticArch, missing_key, read_value
 from jaxnas.errors import ArchitectureError
+from jaxnas.ops.merging import merge
 from jaxnas.space import Recorder
 
 NO_KEY = ""
@@ -98,13 +99,31 @@ class LayerChoice(nn.Module):
         if kind == "fixed":
             output = _reduce(self.reduction, [run(self, i, x) for i in value])
             return _with_mask(self, output, np.isin(np.arange(len(layers)), value))
-        labels = spec.labels
+        labels: Sequence = spec.labels
         if kind == "weights":
-            outputs = [run(self, i, x) for i in range(len(layers))]
-            return _with_mask(self, _weighted(key, self.reduction, outputs, value, labels), value)
+            merged = self._merge(x, value) if not isinstance(arch, Recorder) else {}
+            rest = [i for i in range(len(layers)) if not any(i in members for members in merged)]
+            outputs = [run(self, i, x) for i in rest]
+            scales = value if len(rest) == len(layers) else value[np.array(rest, int)]
+            if merged:
+                ones = jnp.ones(len(merged), value.dtype)
+                outputs, scales = [*merged.values(), *outputs], jnp.concatenate([ones, scales])
+                labels = [labels[members[0]] for members in merged] + [labels[i] for i in rest]
+            return _with_mask(self, _weighted(key, self.reduction, outputs, scales, labels), value)
         output = self._run_one(run, x, value[0], key, labels)
         output = [output] if self.reduction == "none" else output
         return _with_mask(self, output, jnp.arange(len(layers)) == value[0])
+
+    def _merge(self, x: Any, weights: jax.Array) -> dict[tuple[int, ...], jax.Array]:
+        """The weighted sums of those candidates that are convolutions which can be run as one."""
+        observed = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if self.reduction != "sum" or observed:
+            return {}
+        return merge(_layers(self), x, weights, self._convolution())
+
+    def _convolution(self) -> Callable:
+        """The convolution function of merged candidates; replaced inside `jaxnas.ops.fast_convolutions`."""
+        return jax.lax.conv_general_dilated
 
     def _run_one(self, run: Callable, x: Any, index: jax.Array, key: str, labels: Sequence) -> Any:
         if self.is_initializing():  # every candidate needs its parameters

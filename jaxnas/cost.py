@@ -104,7 +104,7 @@ def _expected_cost(model: functional.ModelFns, found: Space, x: jax.ShapeDtypeSt
 
 
 class _Label(NamedTuple):
-    """What is known of a variable: it is a parameter, the index of a choice, or the result of a contraction."""
+    """What is known of a variable: a parameter, the index of a choice or of a platform, the result of a contraction."""
 
     kind: str
     name: Any = None
@@ -161,6 +161,8 @@ class _Counter:
             body = eqn.params["body_jaxpr"].jaxpr
             total = self.count(body, _known(body.invars, inputs[split[0] :]))
             return total._replace(outputs=nothing)
+        if name == "platform_index":
+            return _Total(0, {}, [_Label("platform")])
         inner = _inner(eqn)
         if inner is not None:
             total = self.count(inner, _known(inner.invars, inputs))
@@ -180,6 +182,8 @@ class _Counter:
         totals = [self.count(branch, _known(branch.invars, inputs[1:])) for branch in branches]
         chosen = inputs[0]
         nothing: list[_Label | None] = [None] * len(eqn.outvars)
+        if chosen is not None and chosen.kind == "platform":
+            return totals[-1]  # the default: other platforms may compute the same in another way, by more products
         if chosen is None or chosen.kind != "choice" or len(self.weights[chosen.name]) != len(branches):
             dearest = jnp.maximum if self._traced() else max
             flops, uses = totals[0].flops, totals[0].uses

@@ -2,8 +2,10 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from jaxnas import InputChoice, LayerChoice
+from jaxnas.ops import max_pool
 
 
 class Net(nn.Module):
@@ -12,7 +14,7 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x, arch, train: bool = False):
         x = LayerChoice([nn.Conv(6, (3, 3)), nn.Conv(6, (5, 5))], key="conv1")(x, arch)
-        x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+        x = max_pool(nn.relu(x), (2, 2), strides=(2, 2))
         x = LayerChoice([nn.Conv(16, (3, 3)), nn.Conv(16, (5, 5))], key="conv2")(x, arch)
         x0 = nn.relu(x)
         x1 = nn.relu(nn.Conv(16, (1, 1))(x0))
@@ -22,7 +24,7 @@ class Net(nn.Module):
             x1 = x1 + x0
 
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x1)
-        x = adaptive_avg_pool(nn.max_pool(x, (2, 2), strides=(2, 2)), 4)
+        x = adaptive_avg_pool(max_pool(x, (2, 2), strides=(2, 2)), 4)
         x = x.reshape(len(x), -1)
         x = nn.relu(nn.Dense(120)(x))
         x = nn.relu(nn.Dense(84)(x))
@@ -34,6 +36,6 @@ def adaptive_avg_pool(x, size):
     for axis in (1, 2):
         n = x.shape[axis]
         windows = [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
-        parts = [jnp.take(x, jnp.arange(a, b), axis).mean(axis) for a, b in windows]
+        parts = [lax.slice_in_dim(x, a, b, axis=axis).mean(axis) for a, b in windows]
         x = jnp.stack(parts, axis)
     return x

@@ -141,7 +141,7 @@ def _geometry(
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     """The convolution of x `[N, H, W, C]` with w `[kh, kw, C or 1, D]`."""
-    return _run(_shifted_sum if geometry.depthwise else _lax_convolve, _lax_convolve, geometry, x, w)
+    return _run(_shifted_sum if geometry.depthwise else _wide_convolve, _lax_convolve, geometry, x, w)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -153,7 +153,8 @@ def _input_grad(geometry: _Geometry, g: jax.Array, w: jax.Array) -> jax.Array:
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _kernel_grad(geometry: _Geometry, x: jax.Array, g: jax.Array) -> jax.Array:
     """The gradient of `<convolve(x, w), g>` with respect to w."""
-    return _run(_kernel_grad_by_taps, _lax_kernel_grad, geometry, x, g)
+    small = not geometry.depthwise and min(x.shape[3], g.shape[3]) < 16
+    return _run(_kernel_grad_by_convolution if small else _kernel_grad_by_taps, _lax_kernel_grad, geometry, x, g)
 
 
 def _set_gradients(function: Any, first: Callable, second: Callable) -> None:
@@ -175,8 +176,6 @@ _set_gradients(_kernel_grad, lambda q, x, g, t: _input_grad(q, g, t), lambda q, 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))  # so that calls outside `jit` do not compile anew each time
 def _run(cpu: Callable, default: Callable, geometry: _Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
-    if cpu is default:
-        return cpu(geometry, a, b)
     return lax.platform_dependent(a, b, cpu=partial(cpu, geometry), default=partial(default, geometry))
 
 
@@ -218,17 +217,44 @@ def _adjoint(geometry: _Geometry) -> _Geometry:
 
 def _flipped_convolve(geometry: _Geometry, g: jax.Array, w: jax.Array) -> jax.Array:
     """Input gradient of a dense convolution, in the layout that XLA:CPU has a fast kernel for."""
-    adjoint = _adjoint(geometry)
-    return lax.conv_general_dilated(
-        g,
-        jnp.swapaxes(jnp.flip(w, (0, 1)), 2, 3),
-        adjoint.strides,
-        adjoint.padding,
-        lhs_dilation=geometry.strides,
-        rhs_dilation=adjoint.dilation,
+    return _wide_convolve(_adjoint(geometry), g, jnp.swapaxes(jnp.flip(w, (0, 1)), 2, 3), between=geometry.strides)
+
+
+def _wide_convolve(geometry: _Geometry, x: jax.Array, w: jax.Array, between: Sequence[int] = (1, 1)) -> jax.Array:
+    """A dense convolution that gives several neighbouring outputs at once where channels are few.
+
+    XLA:CPU's kernel packs windows into the rows of a matrix; with few channels packing takes longer than the product,
+    whose rows are short besides. A kernel that holds w at each of `together` shifts, with as many times the output
+    channels, has longer rows and fewer of them.
+    """
+    together = _together(geometry, w, between)
+    kh, kw, c, d = w.shape
+    if together > 1:
+        shifts = [jnp.pad(w, ((0, 0), (i, together - 1 - i), (0, 0), (0, 0))) for i in range(together)]
+        w = jnp.stack(shifts, 3).reshape(kh, kw + together - 1, c, together * d)
+    y = lax.conv_general_dilated(
+        x,
+        w,
+        (geometry.strides[0], geometry.strides[1] * together),
+        geometry.padding,
+        lhs_dilation=between,
+        rhs_dilation=geometry.dilation,
         dimension_numbers=_LAYOUT,
         precision=geometry.precision,
     )
+    return y.reshape(x.shape[0], *geometry.out, d)
+
+
+def _together(geometry: _Geometry, w: jax.Array, between: Sequence[int]) -> int:
+    """How many outputs of a row `_wide_convolve` gives at once. The bounds are measured (docs/performance.md)."""
+    channels, features = w.shape[2:]
+    if (geometry.strides[1], geometry.dilation[1], between[1]) != (1, 1, 1):
+        return 1
+    if channels % 16 == 0 and features % 16 == 0:
+        return 1
+    most = 64 if channels <= 4 else 48
+    fits = [n for n in (2, 4, 8) if n * features <= most and n * channels <= 32 and geometry.out[1] % n == 0]
+    return max(fits, default=1)
 
 
 def _flipped_shifted_sum(geometry: _Geometry, g: jax.Array, w: jax.Array) -> jax.Array:
@@ -246,6 +272,25 @@ def _shifted_sum(geometry: _Geometry, x: jax.Array, w: jax.Array, interior: Sequ
     )
     # Without a barrier, each consumer would recompute the sum.
     return lax.optimization_barrier(total.astype(x.dtype))
+
+
+def _kernel_grad_by_convolution(geometry: _Geometry, x: jax.Array, g: jax.Array) -> jax.Array:
+    """The kernel's gradient as a convolution over the batch, in the layout that XLA:CPU has a fast kernel for."""
+    q = geometry
+    high = tuple(
+        (k - 1) * d + (n - 1) * s + 1 - size - low
+        for k, d, n, s, size, (low, _) in zip(q.kernel, q.dilation, q.out, q.strides, q.size, q.padding, strict=True)
+    )
+    gradient = lax.conv_general_dilated(
+        jnp.transpose(x, (3, 1, 2, 0)),
+        jnp.transpose(g, (1, 2, 0, 3)),
+        q.dilation,
+        tuple((low, after) for (low, _), after in zip(q.padding, high, strict=True)),
+        rhs_dilation=q.strides,
+        dimension_numbers=_LAYOUT,
+        precision=q.precision,
+    )
+    return jnp.transpose(gradient, (1, 2, 0, 3))
 
 
 def _kernel_grad_by_taps(geometry: _Geometry, x: jax.Array, g: jax.Array) -> jax.Array:

@@ -20,6 +20,8 @@ def fast_convolutions() -> Any:
 
 def _use_fast(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     layer = context.module
+    if context.method_name == "_convolution":  # of a `LayerChoice` that merges its candidates
+        return conv_general_dilated
     if type(layer) is not nn.Conv or context.method_name != "__call__":
         return call(*args, **kwargs)
     if layer.conv_general_dilated is not None or layer.conv_general_dilated_cls is not None:

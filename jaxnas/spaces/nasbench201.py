@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxnas.architecture import is_weighted
 from jaxnas.choices import LayerChoice
 from jaxnas.graph import Cell as DrawnCell
 from jaxnas.graph import CellEdge
@@ -89,8 +90,16 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, arch: Any, train: bool = False) -> jax.Array:
+        def run(cell: Cell, x: jax.Array) -> jax.Array:
+            return cell(x, arch, train)
+
+        if is_weighted(arch):
+            # A mixture keeps only the cells' inputs for the backward pass. On CPU it is faster to compute the rest
+            # again than to write and read it; compilation is shorter too.
+            run = nn.remat(run, prevent_cse=False)
+
         def step(cell: Cell, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return cell(x, arch, train), None
+            return run(cell, x), None
 
         scan = nn.scan(
             step,

@@ -1,0 +1,64 @@
+"""Maximum pooling whose gradient is fast on CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+
+def max_pool(
+    inputs: jax.Array, window_shape: Sequence[int], strides: Sequence[int] | None = None, padding: Any = "VALID"
+) -> jax.Array:
+    """`flax.linen.max_pool`, with a gradient that is fast on CPU where windows do not overlap.
+
+    That is for floating `[N, H, W, C]`, two spatial dimensions, strides equal to the window, and no padding; everything
+    else is passed to Flax. The first of equal values gets the gradient, as in Flax and PyTorch. It has reverse-mode
+    derivatives of any order, but no forward-mode ones, since it is a `jax.custom_vjp`.
+    """
+    window = tuple(window_shape)
+    unpadded = padding == "VALID" if isinstance(padding, str) else not np.any(padding)
+    floating = jnp.issubdtype(inputs.dtype, jnp.floating)
+    if inputs.ndim == 4 and len(window) == 2 and strides is not None and tuple(strides) == window and unpadded:
+        height, width = inputs.shape[1] // window[0], inputs.shape[2] // window[1]
+        if floating and height and width and np.prod(window) < 256:
+            return _pool(window, inputs[:, : height * window[0], : width * window[1]])
+    return nn.max_pool(inputs, window, strides=strides, padding=padding)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _pool(window: tuple[int, ...], x: jax.Array) -> jax.Array:
+    return _largest(window, x)[0]
+
+
+def _forward(window: tuple[int, ...], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # `_pool` again, so that second derivatives have its gradient too; XLA computes the maxima once.
+    return _pool(window, x), _largest(window, jax.lax.stop_gradient(x))[1]
+
+
+def _largest(window: tuple[int, ...], x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The maxima and which value of its window each is, uint8."""
+    rows, columns = window
+    taps = [x[:, i::rows, j::columns] for i in range(rows) for j in range(columns)]
+    largest, index = taps[0], jnp.zeros(taps[0].shape, jnp.uint8)
+    for number, tap in enumerate(taps[1:], 1):
+        larger = (tap > largest) | (jnp.isnan(tap) & ~jnp.isnan(largest))
+        largest, index = jnp.where(larger, tap, largest), jnp.where(larger, np.uint8(number), index)
+    return largest, index
+
+
+def _backward(window: tuple[int, ...], index: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    rows, columns = window
+    number = np.arange(rows * columns, dtype=np.uint8).reshape(rows, 1, columns, 1)
+    chosen = index[:, :, None, :, None] == number
+    n, height, width, channels = g.shape
+    spread = jnp.where(chosen, g[:, :, None, :, None], jnp.zeros((), g.dtype))
+    return (spread.reshape(n, height * rows, width * columns, channels),)
+
+
+_pool.defvjp(_forward, _backward)
