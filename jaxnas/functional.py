@@ -85,7 +85,7 @@ def model_fns(model_fn: Any) -> ModelFns:
             return fresh(rng)
         # Compiled as a whole, only the initialisers remain. On CPU each of them takes seconds to optimise, and the
         # program runs once.
-        quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        quick: Any = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
         return jax.jit(fresh).lower(rng).compile(compiler_options=quick)(rng)
 
     def apply(variables, *args, train=False, rngs=None, mutable=False, **options):

@@ -1,5 +1,7 @@
 """The search network of the DARTS space."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +68,7 @@ def test_a_mixture_is_the_weighted_sum_of_its_operations_on_every_edge(variables
     """By a reduction cell alone (`cells=1`), whose output is linear in the weights of the edges to the last node."""
     network = darts(channels=4, cells=1, num_classes=3)
     own = functional.model_fns(network).init(jax.random.key(0), X, CHOICES.uniform())
-    arch = {key: value for key, value in relax(CHOICES, init_alphas(jax.random.key(3), CHOICES, scale=1.0)).items()}
+    arch = relax(CHOICES, init_alphas(jax.random.key(3), CHOICES, scale=1.0))
     mixed = network.apply(own, X, arch)
 
     def only(operation: int) -> jax.Array:
@@ -94,7 +96,7 @@ def test_gradients_are_those_of_differences():
 
         compiled, gradients = jax.jit(loss), jax.jit(jax.grad(loss, (0, 1)))(*point)
         for i in (0, 1):
-            ahead = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape, leaf.dtype), point[i])
+            ahead = jax.tree.map(lambda a: jax.random.normal(jax.random.key(a.size), a.shape, a.dtype), point[i])
             slope = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, ahead, gradients[i])))
             beside = [list(point), list(point)]
             for side, sign in zip(beside, (1, -1), strict=True):
@@ -114,7 +116,8 @@ def test_keeping_inner_results_changes_nothing(variables):
 
         return jax.jit(jax.grad(loss))(variables["params"])
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=2e-3), gradient(keeping), gradient(SMALL))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-2, atol=2e-3)
+    jax.tree.map(close, gradient(keeping), gradient(SMALL))
 
 
 def test_an_edge_without_a_decision_raises_its_name(variables):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,14 +12,12 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from jaxnas.architecture import INPUT, LAYER, ChoiceSpec
 from jaxnas.choices import look_up
 from jaxnas.graph import Cell as DrawnCell
-from jaxnas.ops import batch_norm
 from jaxnas.spaces import darts_cell as cell
 from jaxnas.spaces.darts_cell import ORDER, Decisions
 from jaxnas.spaces.genotypes import CHOICES, EDGES, NODES, OPERATIONS, describe_cells, edge_key, node_key
-from jaxnas.spaces.layers import FactorizedReduction, check_even_filters, check_positive
+from jaxnas.spaces.layers import check_even_filters, check_positive
 
 
 class Preparation(nn.Module):
@@ -36,8 +34,8 @@ class Preparation(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if self.halves:
-            parts = ("even", "odd")
-            kernels = {part: _kernel(self, part, (x.shape[-1], self.filters // 2), x.shape[-1], x.dtype) for part in parts}
+            shape = (x.shape[-1], self.filters // 2)
+            kernels = {part: _kernel(self, part, shape, shape[0], x.dtype) for part in ("even", "odd")}
             y = cell.halved(nn.relu(x), kernels)
         else:
             y = cell.pointwise(nn.relu(x), _kernel(self, "kernel", (x.shape[-1], self.filters), x.shape[-1], x.dtype))
@@ -113,8 +111,8 @@ class NormalCells(nn.Module):
             if n > missing:
                 kernel = _kernel(self, f"{place}_input", (n - missing, width, self.filters), width, first.dtype)
                 stats[f"{place}_input"] = _statistics(self, f"{place}_input", (n - missing, 1, self.filters))
-                rows = (kernel, stats[f"{place}_input"].value)
-                prepared[place] = jax.tree.map(lambda leaf, m=missing: jnp.pad(leaf, [(m, 0)] + [(0, 0)] * (leaf.ndim - 1)), rows)
+                stacks = (kernel, stats[f"{place}_input"].value)
+                prepared[place] = jax.tree.map(lambda leaf, m=missing: _in_front(leaf, m), stacks)
 
         if self.is_initializing():  # only the variables are wanted
             output = jnp.concatenate([first] * NODES, axis=-1)
@@ -130,15 +128,15 @@ class NormalCells(nn.Module):
 
         def step(carry: tuple, row: Any) -> tuple[tuple, Any]:
             before_last, last = carry
-            given = jnp.where(row["number"] == 0, first, first_of_second)
+            given = first if first_of_second is None else jnp.where(row["number"] == 0, first, first_of_second)
             x, first_stats = prepare("first", 2, row, given, before_last)
             y, second_stats = prepare("second", 1, row, second, last)
             output, moved = compute((x, y), row["params"], row["stats"])
             return (last, output), moved | first_stats | second_stats
 
-        rows = {"number": jnp.arange(n), "params": params, "stats": values, "prepared": prepared}
+        each = {"number": jnp.arange(n), "params": params, "stats": values, "prepared": prepared}
         empty = jnp.zeros((*first.shape[:-1], width), first.dtype)
-        outputs, moved = lax.scan(step, (empty, empty), rows)
+        outputs, moved = lax.scan(step, (empty, empty), each)
         for place, missing in (("first", 2), ("second", 1)):
             if place in prepared:
                 moved[f"{place}_input"] = jax.tree.map(lambda leaf, m=missing: leaf[m:], moved[f"{place}_input"])
@@ -170,8 +168,8 @@ class Darts(nn.Module):
         for i, (kind, count) in enumerate(rows(self.cells)):
             filters *= 2 if kind == "reduce" else 1
 
-            def prepare(name: str, x: jax.Array, halves: bool = False, row: int = i, filters: int = filters) -> jax.Array:
-                return Preparation(filters, halves, name=f"row_{row}_{name}")(x, train)
+            def prepare(name: str, x: jax.Array, halves: bool = False, i: int = i, filters: int = filters) -> jax.Array:
+                return Preparation(filters, halves, name=f"row_{i}_{name}")(x, train)
 
             first, second = prepare("first", before_last, halves), prepare("second", last)
             if kind == "reduce":
@@ -191,12 +189,15 @@ class Darts(nn.Module):
 
     def inherited(self, variables: Mapping[str, Any], arch: Mapping[str, Any]) -> dict[str, Any]:
         """Of a supernet's variables those that the fixed model has; see `jaxnas.inherit`."""
-        kinds = {f"row_{i}_{'reduction' if kind == 'reduce' else 'normal'}": kind for i, (kind, _) in enumerate(rows(self.cells))}
+        names = {"reduce": "reduction", "normal": "normal"}
+        kinds = {f"row_{i}_{names[kind]}": kind for i, (kind, _) in enumerate(rows(self.cells))}
+
+        def kept(name: str, values: Any) -> Any:
+            kind = kinds.get(name)
+            return values if kind is None else _inherited(values, read(kind, arch), axis=int(kind == "normal"))
+
         return {
-            collection: {
-                name: _inherited(value, read(kinds[name], arch), axis=int(kinds[name] == "normal")) if name in kinds else value
-                for name, value in modules.items()
-            }
+            collection: {name: kept(name, values) for name, values in modules.items()}
             for collection, modules in variables.items()
         }
 
@@ -210,14 +211,14 @@ def darts(
     For both kinds of cell (`normal`, `reduce`) each edge from node j to node i is the choice `kind/i<-j`, one of none,
     max_pool_3x3, avg_pool_3x3, skip_connect, sep_conv_3x3, sep_conv_5x5, dil_conv_3x3, dil_conv_5x5, and `kind/i` says
     which two edges node i keeps: the strongest ones, an edge being as strong as its strongest operation other than
-    none. The output is the concatenation of the inner nodes. Cells `cells // 3` and `2 * cells // 3` halve the image and
-    double the channels. All normalisation but that of the stem is without scale and offset.
+    none. The output is the concatenation of the inner nodes. Cells `cells // 3` and `2 * cells // 3` halve the image
+    and double the channels. All normalisation but that of the stem is without scale and offset.
 
     With the defaults it has 1,930,618 parameters, as the authors'. `jaxnas.spaces.genotype_of(result.arch)` is what was
     found as a `Genotype`, and `darts_evaluation` the network to train it in.
 
-    The edges of a cell are one scanned edge, and normal cells of one size one scanned cell, so that compilation takes the
-    same time for any number of cells. See docs/performance.md.
+    The edges of a cell are one scanned edge, and normal cells of one size one scanned cell, so that compilation takes
+    the same time for any number of cells. See docs/performance.md.
 
     Args:
       channels: of a node in the first cells, even.
@@ -228,7 +229,7 @@ def darts(
       dtype: of the computation. Parameters and statistics are float32.
 
     Returns:
-      A module called `model(x, arch, train=False)` with x float `[B, H, W, C]`; gives logits float32 `[B, num_classes]`.
+      A module called `model(x, arch, train=False)` with x float `[B, H, W, C]`; gives logits `[B, num_classes]`, float32.
 
     Raises:
       ValueError: for sizes that are not positive, or an odd number of channels.
@@ -262,7 +263,9 @@ def read(kind: str, arch: Any) -> Decisions:
     kinds = {way for way, _ in found.values()}
     if kinds == {"fixed"}:
         taken = [source in found[node_key(kind, node)][1] for source, node in ORDER]
-        names = [OPERATIONS[value[0]] if take and value else None for take, (_, value) in zip(taken, edges, strict=True)]
+        names = [
+            OPERATIONS[value[0]] if take and value else None for take, (_, value) in zip(taken, edges, strict=True)
+        ]
         return Decisions("fixed", names, None)
     nodes = {node: _shares(*found[node_key(kind, node)], n=node) for _, node in EDGES}
     inputs = jnp.stack([nodes[node][source] for source, node in ORDER])
@@ -291,7 +294,7 @@ def _compute(
 def _edges(
     module: nn.Module, decisions: Decisions, filters: int, dtype: Any, count: int | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Declares the parameters and statistics of a cell's edges, `[count, edges, …]`, or `[edges, …]` without a count."""
+    """Declares the parameters and statistics of a cell's edges, `[count, edges, …]`; without a count `[edges, …]`."""
     params: dict[str, Any] = {}
     stats: dict[str, Any] = {}
     leading = () if count is None else (count,)
@@ -313,7 +316,13 @@ def _edges(
 def rows_of(name: str, decisions: Decisions, *, reduces: bool) -> tuple[int, int]:
     """How many edges (of pools, in an open cell: sources) have parameters and statistics of an operation."""
     users = cell.users(name, decisions, reduces=reduces)
-    return len(users), len({ORDER[e][0] for e in users}) if name in cell.POOLS and decisions.kind != "fixed" else len(users)
+    shared = name in cell.POOLS and decisions.kind != "fixed"
+    return len(users), len({ORDER[e][0] for e in users}) if shared else len(users)
+
+
+def _in_front(leaf: jax.Array, count: int) -> jax.Array:
+    """A stack with so many zeros before it."""
+    return jnp.pad(leaf, [(count, 0)] + [(0, 0)] * (leaf.ndim - 1))
 
 
 def _fan_in(part: str, shape: tuple[int, ...]) -> int:
@@ -342,14 +351,14 @@ def _move(module: nn.Module, stats: Mapping[str, nn.Variable], moved: Mapping[st
 
 def _inherited(values: Mapping[str, Any], decisions: Decisions, *, axis: int) -> dict[str, Any]:
     """The rows of a cell's stacks that a fixed cell has."""
-    kept: dict[str, Callable | Any] = {}
+    kept: dict[str, Any] = {}
     for label, leaves in values.items():
         name = next((op for op in OPERATIONS if label == op or label.startswith(f"{op}_")), None)
         if name is None:
             kept[label] = leaves
             continue
         users = cell.users(name, decisions, reduces=axis == 0)
-        picked = [ORDER[e][0] for e in users] if name in cell.POOLS else users
+        picked = np.asarray([ORDER[e][0] for e in users] if name in cell.POOLS else users)
         if users:
-            kept[label] = jax.tree.map(lambda leaf, at=np.asarray(picked): jnp.take(leaf, at, axis), leaves)
+            kept[label] = jax.tree.map(lambda leaf, at=picked: jnp.take(leaf, at, axis), leaves)
     return kept

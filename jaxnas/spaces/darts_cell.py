@@ -62,6 +62,7 @@ class Decisions(NamedTuple):
     operations: Any
     inputs: Any
 
+
 def users(name: str, decisions: Decisions, *, reduces: bool) -> list[int]:
     """The edges that have parameters or statistics of an operation: all, or those fixed to it.
 
@@ -72,7 +73,14 @@ def users(name: str, decisions: Decisions, *, reduces: bool) -> list[int]:
 
 
 def mixed_or_sampled(
-    inputs: Sequence[jax.Array], decisions: Decisions, params: Any, stats: Any, *, reduces: bool, train: bool, remat: bool
+    inputs: Sequence[jax.Array],
+    decisions: Decisions,
+    params: Any,
+    stats: Any,
+    *,
+    reduces: bool,
+    train: bool,
+    remat: bool,
 ) -> tuple[jax.Array, Any]:
     """A cell with weights or indices.
 
@@ -353,5 +361,5 @@ def shapes(name: str, channels: int) -> tuple[Mapping[str, tuple[int, ...]], int
         depthwise, pointwise = (layers, kernel, kernel, 1, channels), (layers, channels, channels)
         return {"depthwise": depthwise, "pointwise": pointwise}, layers
     if name == SKIP:
-        return {part: (channels, channels // 2) for part in ("even", "odd")}, 1
+        return dict.fromkeys(("even", "odd"), (channels, channels // 2)), 1
     return {}, int(name in POOLS)
