@@ -17,7 +17,7 @@ from experiments.speed.table import loss_difference, ratio, relate, value_of
 from experiments.speed.workload import STARTED, Workload
 
 ROOT = Path(__file__).resolve().parents[2]
-KEEP_HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_ARENA_MAX": "1"}
+KEEP_HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """Largest relative difference of losses that still counts as the same work; see README.md."""
 

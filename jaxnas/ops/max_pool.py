@@ -53,12 +53,12 @@ def _largest(window: tuple[int, ...], x: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def _backward(window: tuple[int, ...], index: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    # One array per value of the window, then interleaved: as one broadcast it took three times as long on CPU.
     rows, columns = window
-    number = np.arange(rows * columns, dtype=np.uint8).reshape(rows, 1, columns, 1)
-    chosen = index[:, :, None, :, None] == number
     n, height, width, channels = g.shape
-    spread = jnp.where(chosen, g[:, :, None, :, None], jnp.zeros((), g.dtype))
-    return (spread.reshape(n, height * rows, width * columns, channels),)
+    taps = [jnp.where(index == np.uint8(number), g, jnp.zeros((), g.dtype)) for number in range(rows * columns)]
+    lines = [jnp.stack(taps[i * columns : (i + 1) * columns], 3) for i in range(rows)]
+    return (jnp.stack(lines, 2).reshape(n, height * rows, width * columns, channels),)
 
 
 _pool.defvjp(_forward, _backward)
