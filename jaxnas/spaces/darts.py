@@ -229,7 +229,7 @@ def darts(
       dtype: of the computation. Parameters and statistics are float32.
 
     Returns:
-      A module called `model(x, arch, train=False)` with x float `[B, H, W, C]`; gives float32 logits `[B, num_classes]`.
+      A module called `model(x, arch, train=False)` with x float `[B, H, W, C]`; gives logits `[B, num_classes]`.
 
     Raises:
       ValueError: for sizes that are not positive, or an odd number of channels.
