@@ -26,6 +26,7 @@ from jaxnas.blackbox import (
     rollout,
 )
 from jaxnas.choices import NO_KEY, InputChoice, LayerChoice
+from jaxnas.compilation import cache_compilations
 from jaxnas.cost import Cost, cost
 from jaxnas.errors import ArchitectureError, DataError, Interrupted, NonFiniteLossError, RunError
 from jaxnas.fixed import apply_fixed_architecture, inherit
@@ -55,6 +56,7 @@ __all__ = [
     "Trials",
     "apply_fixed_architecture",
     "benchmarks",
+    "cache_compilations",
     "callbacks",
     "cost",
     "darts",

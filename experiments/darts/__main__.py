@@ -5,10 +5,12 @@ from pathlib import Path
 
 from experiments.darts.settings import PAPER, PAPER_ERRORS, SMALL
 from experiments.darts.steps import GENOTYPE, PUBLISHED, read_genotype, run
-from jaxnas import data
+from jaxnas import cache_compilations, data, keep_heap
 
 
 def main() -> None:
+    keep_heap()
+    cache_compilations()
     parser = argparse.ArgumentParser(prog="python -m experiments.darts", description=__doc__)
     parser.add_argument("steps", choices=["search", "evaluate", "both"])
     parser.add_argument("--order", type=int, choices=[1, 2], default=2, help="of the search (default: 2)")

@@ -1,5 +1,6 @@
 """Runs both sides, process by process and in turn."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +128,15 @@ class Bench:
         environment |= {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor")}
         self._cache(side, workload).mkdir(exist_ok=True)
         try:
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=self.compile_timeout if workload.compiled else self.timeout,
-                preexec_fn=_on_cores(workload.threads),
-            )
+            with _on_cores(workload.threads):
+                done = subprocess.run(
+                    command,
+                    cwd=ROOT,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=self.compile_timeout if workload.compiled else self.timeout,
+                )
         except subprocess.TimeoutExpired as e:
             raise Failure(f"not done after {e.timeout:.0f} s") from None
         if done.returncode:
@@ -176,9 +178,15 @@ def _short(workload: Workload) -> str:
     return hashlib.sha256(workload.dump().encode()).hexdigest()[:12]
 
 
-def _on_cores(n: int):
-    """Gives a function that keeps a process on the first n cores it may use."""
+@contextlib.contextmanager
+def _on_cores(n: int) -> Iterator[None]:
+    """Keeps this thread, and so the processes that it starts, on the first n cores it may use."""
     if not hasattr(os, "sched_setaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))[:n]
-    return lambda: os.sched_setaffinity(0, cores)
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:n])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
