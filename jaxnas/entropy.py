@@ -22,7 +22,7 @@ def choice_entropy(spec: ChoiceSpec, weights: Sequence[float | None]) -> float |
       None where there is nothing to decide, or a probability is unknown.
     """
     n, k = spec.n_candidates, spec.n_chosen
-    if k == n or any(weight is None for weight in weights):
+    if spec.ranked or k == n or any(weight is None for weight in weights):  # ranked inputs have no weights
         return None
     if k is None:
         gates = [min(max(weight, 0.0), 1.0) for weight in weights if weight is not None]

@@ -158,8 +158,12 @@ def test_a_search_of_second_order_ends_in_an_architecture_that_trains(tmp_path):
     rng = np.random.default_rng(0)
     data = (rng.normal(size=(16, 8, 8, 3)).astype(np.float32), rng.integers(0, 3, 16).astype(np.int32))
     network = darts(channels=4, cells=1, num_classes=3)  # a reduction
-    result = jaxnas.darts.search(network, data, epochs=1, batch_size=4, order=2, progress=False)
+    result = jaxnas.darts.search(
+        network, data, epochs=1, batch_size=4, order=2, progress=False, workdir=tmp_path / "run"
+    )
     assert set(result.alphas) == {key for key in CHOICES if key.startswith("reduce") and "<-" in key}
+    shown = {choice["key"]: choice for choice in jaxnas.report.payload(tmp_path / "run")["choices"]}
+    assert shown["reduce/5"]["alphas"] is None and shown["reduce/5"]["entropy"] == [None]
     jaxnas.export(result.arch, tmp_path / "found.json")
     assert jaxnas.load(tmp_path / "found.json") == result.arch
     fixed = jaxnas.apply_fixed_architecture(network, tmp_path / "found.json")

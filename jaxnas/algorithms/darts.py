@@ -178,8 +178,8 @@ def search(
     How choices are relaxed: a LayerChoice is a softmax over its candidates. An InputChoice is searched like
     it, with logits of its own (NNI's DARTS ranks the layers behind it instead, and never searches
     `n_chosen=None`): with `n_chosen=k` the inputs are weighted by k·softmax and the k largest are kept; with
-    `n_chosen=None` each input has a sigmoid gate and is kept if its gate is above 1/2. A `ranked` one has no logits: all
-    its inputs enter, and those are kept behind which the strongest layers are, candidates called `none` left out.
+    `n_chosen=None` each input has a sigmoid gate and is kept if its gate is above 1/2. A `ranked` one has no logits:
+    all its inputs enter, and those are kept behind which the strongest layers are, candidates called `none` left out.
 
     Args:
       model_fn: anything that gives a Flax module when called without arguments, or a module; called

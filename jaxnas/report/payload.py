@@ -121,7 +121,8 @@ def _choices(run: Path, history: Sequence[Record], space: Space) -> list[dict[st
     choices = []
     for (key, spec), group in zip(space.items(), groups_of(list(space)), strict=True):
         probabilities = [_weights(run, record, key, spec, "probabilities") for record in history]
-        alphas = [_weights(run, record, key, spec, "alphas") for record in history if record.get("alphas")]
+        with_alphas = [record for record in history if record.get("alphas") and not spec.ranked]
+        alphas = [_weights(run, record, key, spec, "alphas") for record in with_alphas]
         choices.append(
             {
                 "key": key,
@@ -130,7 +131,7 @@ def _choices(run: Path, history: Sequence[Record], space: Space) -> list[dict[st
                 "number": spec.n_chosen,
                 "group": group,
                 "probabilities": probabilities,
-                "alphas": alphas if len(alphas) == len(history) else None,  # ENAS has none
+                "alphas": alphas if len(alphas) == len(history) else None,  # ENAS and ranked inputs have none
                 "entropy": [choice_entropy(spec, weights) for weights in probabilities],
                 "chosen": [_chosen(run, record, key, spec) for record in history],
             }

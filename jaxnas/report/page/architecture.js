@@ -284,7 +284,7 @@ function showEdge(edge, path, label, title) {
   if (edge.choice !== null) {
     const choice = page.data.choices[edge.choice];
     const weights = choice.probabilities[page.at] ?? [];
-    const best = largest(weights);
+    const best = choice.chosen[page.at]?.[0] ?? largest(weights); // not always the largest: "none" may not be chosen
     weight *= weights[best] ?? 0;
     words.push(`${choice.labels[best]} ${number(weights[best], 2)}`);
     chosen = Boolean(choice.chosen[page.at]?.length);
