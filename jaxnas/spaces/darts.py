@@ -185,7 +185,7 @@ class Darts(nn.Module):
 
     def describe_cells(self) -> list[DrawnCell]:
         """The two cells as pictures show them; see `jaxnas.graph.Cell`."""
-        return describe_cells()
+        return describe_cells(self.cells)
 
     def inherited(self, variables: Mapping[str, Any], arch: Mapping[str, Any]) -> dict[str, Any]:
         """Of a supernet's variables those that the fixed model has; see `jaxnas.inherit`."""

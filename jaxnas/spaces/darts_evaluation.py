@@ -230,7 +230,7 @@ class DartsEvaluation(nn.Module):
 
     def describe_cells(self) -> list[DrawnCell]:
         """The two cells as pictures show them; see `jaxnas.graph.Cell`."""
-        return describe_cells()
+        return describe_cells(self.cells)
 
 
 def darts_evaluation(

@@ -72,11 +72,14 @@ CHOICES = Space(dict(_choices()))
 """All choices of the space: 14 edges and 4 nodes of each kind of cell."""
 
 
-def describe_cells(nodes: int = NODES) -> list[Cell]:
-    """The two cells as pictures show them, with the authors' names of their nodes; see `jaxnas.graph.Cell`."""
+def describe_cells(cells: int, nodes: int = NODES) -> list[Cell]:
+    """The kinds of cell in a network of so many, as pictures show them, with the authors' names of their nodes.
+
+    See `jaxnas.graph.Cell`. A network of one or two cells has reductions only.
+    """
     names = ["c_{k-2}", "c_{k-1}", *map(str, range(nodes))]
     drawn = []
-    for kind in KINDS:
+    for kind in KINDS if cells > 2 else KINDS[1:]:
         edges = [
             CellEdge(names[j], names[i], choice=edge_key(kind, j, i), switch=(node_key(kind, i), j))
             for i in range(2, 2 + nodes)
