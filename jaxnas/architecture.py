@@ -279,6 +279,17 @@ def missing_key(key: str, spec: ChoiceSpec, arch: Arch) -> ArchitectureError:
     return ArchitectureError(f"the architecture has no value for choice {key!r} ({spec}); it has {sorted(arch)}.")
 
 
+NONE = "none"
+"""Name of a candidate that is no layer: where inputs are ranked by their layers, it does not count."""
+
+
+def strongest(spec: ChoiceSpec, weights: Any) -> tuple[int, float]:
+    """The candidate of a layer with the largest weight, `NONE` left out, and that weight: how strong the layer is."""
+    names = spec.names or (None,) * spec.n_candidates
+    counted = [-np.inf if name == NONE else float(w) for name, w in zip(names, weights, strict=True)]
+    return int(np.argmax(counted)), max(counted)
+
+
 def decision_text(value: Any) -> str:
     """A decision in words: the label, several with commas, or "none"."""
     chosen = value if isinstance(value, (tuple, list)) else (value,)

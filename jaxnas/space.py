@@ -92,6 +92,11 @@ class Space(Mapping[str, ChoiceSpec]):
 
     def __init__(self, specs: Mapping[str, ChoiceSpec]):
         self._specs = dict(specs)
+        layers = {key for key, spec in self._specs.items() if spec.kind == LAYER}
+        for key, spec in self._specs.items():
+            unknown = [name for name in spec.names or () if spec.ranked and name not in layers]
+            if unknown:
+                raise ArchitectureError(f"choice {key!r} ranks the layers behind it, but {unknown} are no LayerChoice.")
 
     def __getitem__(self, key: str) -> ChoiceSpec:
         return self._specs[key]

@@ -125,6 +125,16 @@ def test_keeping_inner_results_changes_nothing(variables):
     jax.tree.map(close, gradient(keeping), gradient(SMALL))
 
 
+def test_accelerators_compute_the_same_without_branches(monkeypatch):
+    """Also of the statistics of edges that are not taken."""
+    network = darts(channels=4, cells=1, num_classes=3)
+    own, arch = started(network), CHOICES.sample(jax.random.key(6))
+    with_branches = run(own, arch, True, network)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    without = run(own, arch, True, network)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), without, with_branches)
+
+
 def test_an_edge_without_a_decision_raises_its_name(variables):
     arch = CHOICES.uniform()
     del arch["normal/3<-1"]

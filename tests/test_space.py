@@ -245,3 +245,12 @@ def test_models_with_several_inputs(inputs):
     model = jaxnas.apply_fixed_architecture(Two, {"which": 1})
     assert model.init(jax.random.key(0), inputs, 2 * inputs) == {}
     np.testing.assert_allclose(model.apply({}, inputs, 2 * inputs), 2 * inputs)
+
+
+def test_a_ranked_input_ranks_layers_of_the_model():
+    layer, ranked = ChoiceSpec("layer", 2), ChoiceSpec("input", 2, ("a", "b"), 1, ranked=True)
+    assert Space({"a": layer, "b": layer, "which": ranked})["which"].ranked
+    with pytest.raises(jaxnas.ArchitectureError, match=r"'which' ranks the layers .* \['b'\] are no LayerChoice"):
+        Space({"a": layer, "which": ranked})
+    with pytest.raises(ValueError, match="a ranked choice is an input with n_chosen"):
+        ChoiceSpec("input", 2, None, 1, ranked=True)

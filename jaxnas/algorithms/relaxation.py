@@ -9,11 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.architecture import fixed_value
+from jaxnas.architecture import fixed_value, strongest
 from jaxnas.space import Space
-
-NONE = "none"
-"""Name of a candidate that is no layer: where inputs are ranked by their layers, it takes part in the mixture only."""
 
 
 def init_alphas(rng: jax.Array, space: Space, *, scale: float = 1e-3) -> dict[str, jax.Array]:
@@ -57,19 +54,11 @@ def discretize(space: Space, alphas: Mapping[str, Any]) -> dict[str, Any]:
     behind: set[str] = set()
     for key, spec in space.items():
         if spec.ranked and spec.names:
-            strengths = [_strongest(space, name, mixture)[1] for name in spec.names]
+            strengths = [strongest(space[name], mixture[name])[1] for name in spec.names]
             chosen = tuple(sorted(np.argsort(-np.asarray(strengths), kind="stable")[: spec.n_chosen].tolist()))
             arch[key] = fixed_value(spec, chosen)
             kept |= {spec.names[i] for i in chosen}
             behind |= set(spec.names)
     for name in behind:
-        arch[name] = fixed_value(space[name], (_strongest(space, name, mixture)[0],) if name in kept else ())
+        arch[name] = fixed_value(space[name], (strongest(space[name], mixture[name])[0],) if name in kept else ())
     return arch
-
-
-def _strongest(space: Space, name: str, mixture: Mapping[str, Any]) -> tuple[int, float]:
-    """The candidate of a layer with the largest weight, and that weight; `none` does not count."""
-    names = space[name].names or ()
-    weights = [-np.inf if label == NONE else float(w) for label, w in zip(names, mixture[name], strict=False)]
-    weights = weights or [float(w) for w in mixture[name]]
-    return int(np.argmax(weights)), float(np.max(weights))

@@ -16,8 +16,11 @@ from jaxnas.choices import look_up
 from jaxnas.graph import Cell as DrawnCell
 from jaxnas.spaces import darts_cell as cell
 from jaxnas.spaces.darts_cell import ORDER, Decisions
-from jaxnas.spaces.genotypes import CHOICES, EDGES, NODES, OPERATIONS, describe_cells, edge_key, node_key
-from jaxnas.spaces.layers import check_even_filters, check_positive
+from jaxnas.spaces.genotypes import CHOICES, EDGES, NODES, OPERATIONS, describe_cells, edge_key, node_key, reductions
+from jaxnas.spaces.layers import batch_norm, check_even_filters, check_positive
+
+_GIVEN = {"first": 2, "second": 1}
+"""In a row of normal cells, how many cells get their first and second input from outside the row."""
 
 
 class Preparation(nn.Module):
@@ -107,7 +110,7 @@ class NormalCells(nn.Module):
             return None, y
 
         prepared = {}  # the inputs that come from cells of this row: their kernels and statistics
-        for place, missing in (("first", 2), ("second", 1)):
+        for place, missing in _GIVEN.items():
             if n > missing:
                 kernel = _kernel(self, f"{place}_input", (n - missing, width, self.filters), width, first.dtype)
                 stats[f"{place}_input"] = _statistics(self, f"{place}_input", (n - missing, 1, self.filters))
@@ -118,28 +121,27 @@ class NormalCells(nn.Module):
             output = jnp.concatenate([first] * NODES, axis=-1)
             return None if n == 1 else output, output
 
-        def prepare(place: str, missing: int, row: Any, given: jax.Array, output: jax.Array) -> tuple[jax.Array, Any]:
+        def prepare(place: str, row: Any, given: jax.Array, output: jax.Array) -> tuple[jax.Array, Any]:
             if place not in prepared:
                 return given, {}
             kernel, old = row["prepared"][place]
             here = lambda output: cell.normalised(cell.pointwise(nn.relu(output), kernel), old, train)  # noqa: E731
-            x, new = lax.cond(row["number"] >= missing, here, lambda output: (given, old), output)
+            x, new = lax.cond(row["number"] >= _GIVEN[place], here, lambda output: (given, old), output)
             return x, {f"{place}_input": new}
 
         def step(carry: tuple, row: Any) -> tuple[tuple, Any]:
             before_last, last = carry
             given = first if first_of_second is None else jnp.where(row["number"] == 0, first, first_of_second)
-            x, first_stats = prepare("first", 2, row, given, before_last)
-            y, second_stats = prepare("second", 1, row, second, last)
+            x, first_stats = prepare("first", row, given, before_last)
+            y, second_stats = prepare("second", row, second, last)
             output, moved = compute((x, y), row["params"], row["stats"])
             return (last, output), moved | first_stats | second_stats
 
         each = {"number": jnp.arange(n), "params": params, "stats": values, "prepared": prepared}
         empty = jnp.zeros((*first.shape[:-1], width), first.dtype)
         outputs, moved = lax.scan(step, (empty, empty), each)
-        for place, missing in (("first", 2), ("second", 1)):
-            if place in prepared:
-                moved[f"{place}_input"] = jax.tree.map(lambda leaf, m=missing: leaf[m:], moved[f"{place}_input"])
+        for place in prepared:
+            moved[f"{place}_input"] = jax.tree.map(lambda leaf, m=_GIVEN[place]: leaf[m:], moved[f"{place}_input"])
         _move(self, stats, moved)
         return outputs
 
@@ -162,7 +164,7 @@ class Darts(nn.Module):
     def __call__(self, x: jax.Array, arch: Any, train: bool = False) -> jax.Array:
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         stem = nn.Conv(3 * self.channels, (3, 3), use_bias=False, kernel_init=init, dtype=self.dtype, name="stem")
-        norm = nn.BatchNorm(not train, momentum=cell.MOMENTUM, epsilon=cell.EPSILON, dtype=self.dtype, name="stem_norm")
+        norm = batch_norm(train, name="stem_norm", dtype=self.dtype)
         before_last = last = norm(stem(x.astype(self.dtype)))
         filters, halves = self.channels, False
         for i, (kind, count) in enumerate(rows(self.cells)):
@@ -241,7 +243,7 @@ def rows(cells: int) -> list[tuple[str, int]]:
     """The network as `(kind, number of cells)`: reductions, and the normal cells between them."""
     found: list[tuple[str, int]] = []
     for i in range(cells):
-        kind = "reduce" if i in (cells // 3, 2 * cells // 3) else "normal"
+        kind = "reduce" if i in reductions(cells) else "normal"
         if kind == "normal" and found and found[-1][0] == kind:
             found[-1] = (kind, found[-1][1] + 1)
         else:

@@ -19,12 +19,10 @@ from jax import lax
 from jaxnas.ops import avg_pool_3x3, batch_norm, batch_norm_sum, conv_general_dilated, max_pool_3x3
 from jaxnas.ops.normalization import EPSILON, Statistics
 from jaxnas.spaces.genotypes import EDGES, NODES, OPERATIONS
+from jaxnas.spaces.layers import MOMENTUM
 
-MOMENTUM = 0.9
 POOLS = {"max_pool_3x3": max_pool_3x3, "avg_pool_3x3": avg_pool_3x3}
 SKIP = "skip_connect"
-OFF = len(OPERATIONS)
-"""In a sampled cell, the operation of an edge that no node takes."""
 
 ORDER = tuple(sorted(EDGES))
 """The edges `(source, node)` in the order in which they are computed: by source."""
@@ -96,16 +94,16 @@ def mixed_or_sampled(
     Returns:
       The inner nodes' outputs, concatenated, and the statistics.
     """
-    entering, inner = np.arange(ENTERING), np.arange(ENTERING, len(ORDER))
+    edges = np.arange(len(ORDER))
     scan = _Scan(decisions, params, stats, train, remat)
     empty = [jnp.zeros_like(inputs[0][:, ::2, ::2] if reduces else inputs[0])] * NODES
     if reduces:
-        nodes, first = scan(entering, jnp.stack(empty), 2, jnp.stack(inputs))
-        nodes, second = scan(inner, nodes, 1)
+        nodes, first = scan(edges[:ENTERING], jnp.stack(empty), 2, jnp.stack(inputs))
+        nodes, second = scan(edges[ENTERING:], nodes, 1)
         both = {name: jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first[name], s) for name, s in second.items()}
         stats = first | both
     else:
-        nodes, stats = scan(np.concatenate([entering, inner]), jnp.stack([*inputs, *empty]), 1)
+        nodes, stats = scan(edges, jnp.stack([*inputs, *empty]), 1)
         nodes = nodes[2:]
     return jnp.concatenate(list(nodes), axis=-1), _per_source(decisions, scan.stats, stats)
 
@@ -132,11 +130,11 @@ def fixed(
 
 def _per_source(decisions: Decisions, before: Any, after: Any) -> Any:
     """The pools' statistics, scanned edge by edge, of each source."""
-    sources = np.asarray(ORDER)[:, 0]
-    merged = dict(after)
+    sources, merged = np.asarray(ORDER)[:, 0], dict(after)
+    firsts = _first_of_source(np.arange(len(ORDER)))
     for name in POOLS:
         if decisions.kind == "weights":  # computed at a source's first edge
-            merged[name] = jax.tree.map(lambda rows: rows[np.unique(sources, return_index=True)[1]], after[name])
+            merged[name] = jax.tree.map(lambda rows: rows[firsts], after[name])
             continue
         taken = (decisions.operations == OPERATIONS.index(name)) & (decisions.inputs != 0)
         count = jnp.zeros(len(before[name]["mean"])).at[sources].add(taken)
@@ -194,9 +192,8 @@ class _Scan(NamedTuple):
             if self.decisions.kind == "weights":
                 kept = {name: stats.pop(name) for name in POOLS}
                 pooled, kept = lax.cond(row["first"], pool, lambda x, pooled, kept: (pooled, kept), x, pooled, kept)
-            y, stats = _where(
-                row["input"] != 0, compute, x, pooled, row["input"], row["operation"], row["params"], stats, nodes[0]
-            )
+            own = (x, pooled, row["input"], row["operation"], row["params"], stats)
+            y, stats = _if_taken(row["input"] != 0, compute, nodes[0], *own)
             stats = {**stats, **kept} if self.decisions.kind == "weights" else stats
             return (nodes.at[row["node"]].add(y), pooled), stats
 
@@ -211,20 +208,16 @@ def _rows(params: Any, edges: np.ndarray, stride: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[edges[0] : edges[-1] + 1], picked)
 
 
-def _where(taken: Any, compute: Callable, x: Any, pooled: Any, share: Any, op: Any, params: Any, stats: Any, like: Any):
-    """`compute(…)`, or zeros where the edge is not taken.
+def _if_taken(taken: jax.Array, compute: Callable, like: jax.Array, *own: Any) -> tuple[jax.Array, Any]:
+    """`compute(*own)`, an output and statistics; zeros and the statistics as they are (the last of `own`) if not taken.
 
     On CPU a branch also keeps the edge apart from what follows: fused into the update of the scan's state it would run
-    in one thread.
+    in one thread. On accelerators it would make the host wait; there an edge that is not taken has a share of zero.
     """
     if jax.default_backend() != "cpu":
-        return compute(x, pooled, share, op, params, stats)
-    return lax.cond(
-        taken,
-        compute,
-        lambda x, pooled, share, op, params, stats: (jnp.zeros_like(like), stats),
-        *(x, pooled, share, op, params, stats),
-    )
+        y, stats = compute(*own)
+        return y, jax.tree.map(lambda new, old: jnp.where(taken, new, old), stats, own[-1])
+    return lax.cond(taken, compute, lambda *own: (jnp.zeros_like(like), own[-1]), *own)
 
 
 class _Edge(NamedTuple):

@@ -11,8 +11,8 @@ from flax import linen as nn
 
 from jaxnas.choices import InputChoice, LayerChoice
 from jaxnas.graph import Cell as DrawnCell
-from jaxnas.ops import avg_pool_3x3, max_pool_3x3
-from jaxnas.spaces.genotypes import EDGES, NODES, OPERATIONS, describe_cells, edge_key, edges_of, node_key
+from jaxnas.spaces.darts_cell import POOLS, SEPARABLE
+from jaxnas.spaces.genotypes import EDGES, NODES, OPERATIONS, describe_cells, edge_key, edges_of, node_key, reductions
 from jaxnas.spaces.layers import AuxiliaryHead, FactorizedReduction, batch_norm, check_even_filters, check_positive
 
 
@@ -83,13 +83,12 @@ def operations(stride: int) -> dict[str, Any]:
 
     made = {
         "none": lambda x: jnp.zeros_like(x[:, ::stride, ::stride]),
-        "max_pool_3x3": pool(max_pool_3x3),
-        "avg_pool_3x3": pool(avg_pool_3x3),
         "skip_connect": (lambda x: x) if stride == 1 else Halve(parent=None),
-        "sep_conv_3x3": SeparableConv(3, stride, times=2, parent=None),
-        "sep_conv_5x5": SeparableConv(5, stride, times=2, parent=None),
-        "dil_conv_3x3": SeparableConv(3, stride, dilation=2, parent=None),
-        "dil_conv_5x5": SeparableConv(5, stride, dilation=2, parent=None),
+        **{name: pool(function) for name, function in POOLS.items()},
+        **{
+            name: SeparableConv(form.kernel, stride, form.dilation, form.layers, parent=None)
+            for name, form in SEPARABLE.items()
+        },
     }
     return {name: made[name] for name in OPERATIONS}
 
@@ -115,7 +114,7 @@ def shapes(channels: int, cells: int) -> list[Shape]:
     found: list[Shape] = []
     inputs, filters, reduced = (3 * channels, 3 * channels), channels, False
     for i in range(cells):
-        reduces = i in (cells // 3, 2 * cells // 3)
+        reduces = i in reductions(cells)
         filters *= 2 if reduces else 1
         found.append(Shape(reduces, reduced, filters, inputs))
         inputs, reduced = (inputs[1], NODES * filters), reduces

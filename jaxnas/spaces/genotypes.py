@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnas.architecture import INPUT, LAYER, Arch, ChoiceSpec, is_mixture
+from jaxnas.architecture import INPUT, LAYER, NONE, Arch, ChoiceSpec, is_mixture, strongest
 from jaxnas.errors import ArchitectureError
 from jaxnas.graph import Cell, CellEdge
 from jaxnas.space import Space
@@ -55,6 +55,11 @@ def edges_of(kind: str, node: int) -> tuple[str, ...]:
     return tuple(edge_key(kind, source, node) for source in range(node))
 
 
+def reductions(cells: int) -> set[int]:
+    """Which of so many cells are reductions: those at one and two thirds of the depth."""
+    return {cells // 3, 2 * cells // 3}
+
+
 _INNER = range(2, 2 + NODES)
 _EXPECTED = "expected one text Genotype(normal=[…], normal_concat=range(2, 6), reduce=[…], reduce_concat=range(2, 6))"
 _LONGEST = 10_000  # characters; a genotype has about 500
@@ -79,7 +84,7 @@ def describe_cells(cells: int, nodes: int = NODES) -> list[Cell]:
     """
     names = ["c_{k-2}", "c_{k-1}", *map(str, range(nodes))]
     drawn = []
-    for kind in KINDS if cells > 2 else KINDS[1:]:
+    for kind in KINDS if cells > len(reductions(cells)) else KINDS[1:]:
         edges = [
             CellEdge(names[j], names[i], choice=edge_key(kind, j, i), switch=(node_key(kind, i), j))
             for i in range(2, 2 + nodes)
@@ -139,7 +144,7 @@ def genotype_of(arch: Arch) -> Genotype:
         cells.append([])
         for node in _INNER:
             for edge in fixed[node_key(kind, node)]:
-                if not fixed[edge] or fixed[edge] == "none":
+                if not fixed[edge] or fixed[edge] == NONE:
                     raise ArchitectureError(
                         f"choice {edge!r}: it is taken and has the operation {fixed[edge] or None!r}; in a genotype it "
                         f"has one of {list(OPERATIONS[1:])}."
@@ -176,11 +181,12 @@ def _strongest(arch: Arch) -> Genotype:
     for kind in KINDS:
         cells.append([])
         for node in _INNER:
-            weights = np.stack([np.asarray(arch[edge], np.float64) for edge in edges_of(kind, node)])[:, 1:]
-            if not np.all(np.isfinite(weights)):
+            edges = {edge: np.asarray(arch[edge]) for edge in edges_of(kind, node)}
+            if not all(np.all(np.isfinite(weights[1:])) for weights in edges.values()):
                 raise ArchitectureError(f"node {node_key(kind, node)!r}: the weights of its edges are not finite.")
-            best = np.argsort(-weights.max(1), kind="stable")[:2]
-            cells[-1] += [(OPERATIONS[1:][weights[source].argmax()], int(source)) for source in best]
+            strongest_of = [strongest(CHOICES[edge], weights) for edge, weights in edges.items()]
+            best = np.argsort([-strength for _, strength in strongest_of], kind="stable")[:2]
+            cells[-1] += [(OPERATIONS[strongest_of[source][0]], int(source)) for source in best]
     return Genotype(cells[0], _INNER, cells[1], _INNER)
 
 

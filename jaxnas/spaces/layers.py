@@ -9,11 +9,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxnas.ops import avg_pool_3x3, max_pool_3x3
+from jaxnas.ops.normalization import EPSILON
+
+MOMENTUM = 0.9
+"""Of running statistics, as the small-image networks of the field have it."""
 
 
-def batch_norm(train: bool, *, name: str | None = None) -> nn.BatchNorm:
+def batch_norm(train: bool, *, name: str | None = None, dtype: Any = None) -> nn.BatchNorm:
     """Batch normalisation as the small-image networks of the field have it: momentum 0.9, epsilon 1e-5."""
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
+    return nn.BatchNorm(use_running_average=not train, momentum=MOMENTUM, epsilon=EPSILON, name=name, dtype=dtype)
 
 
 class Conv(nn.Module):
