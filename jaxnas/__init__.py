@@ -8,12 +8,7 @@ Describe a model with open choices, search, export, apply, retrain:
     trained = jaxnas.training.fit(model, "cifar10", data_dir=…)
 """
 
-__version__ = "0.1.0"
-
 from jaxnas import benchmarks, callbacks, data, report, spaces, training
-from jaxnas.algorithms import darts, enas
-from jaxnas.algorithms.base import Algorithm
-from jaxnas.architecture import ChoiceSpec
 from jaxnas.blackbox import (
     Searcher,
     Trial,
@@ -25,16 +20,20 @@ from jaxnas.blackbox import (
     reinforce,
     rollout,
 )
-from jaxnas.choices import NO_KEY, InputChoice, LayerChoice
-from jaxnas.compilation import cache_compilations
-from jaxnas.cost import Cost, cost
+from jaxnas.compilation import cache_compilations, keep_heap
 from jaxnas.errors import ArchitectureError, DataError, Interrupted, NonFiniteLossError, RunError
-from jaxnas.fixed import apply_fixed_architecture, inherit
-from jaxnas.heap import keep_heap
-from jaxnas.results import Candidate, SearchResult
-from jaxnas.serialization import export, load
-from jaxnas.space import Space, space
-from jaxnas.validation import evaluate
+from jaxnas.model import graph
+from jaxnas.model.architecture import ChoiceSpec
+from jaxnas.model.choices import NO_KEY, InputChoice, LayerChoice
+from jaxnas.model.cost import Cost, cost
+from jaxnas.model.fixed import apply_fixed_architecture, inherit
+from jaxnas.model.serialization import export, load
+from jaxnas.model.space import Space, space
+from jaxnas.oneshot import darts, enas
+from jaxnas.oneshot.engine.base import Algorithm
+from jaxnas.oneshot.engine.results import Candidate, SearchResult
+from jaxnas.programs.validation import evaluate
+from jaxnas.version import __version__
 
 __all__ = [
     "NO_KEY",
@@ -54,6 +53,7 @@ __all__ = [
     "Space",
     "Trial",
     "Trials",
+    "__version__",
     "apply_fixed_architecture",
     "benchmarks",
     "cache_compilations",
@@ -65,6 +65,7 @@ __all__ = [
     "evaluate",
     "evolution",
     "export",
+    "graph",
     "grid_search",
     "inherit",
     "keep_heap",

@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 import jaxnas
-from jaxnas.graph import trace_graph
+from jaxnas.model.graph import trace_graph
 
 
 def write_run(

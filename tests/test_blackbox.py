@@ -187,7 +187,7 @@ def test_reinforce_becomes_sure_of_the_best():
 
 
 def test_policies_score_what_they_sample():
-    from jaxnas.algorithms.policies import independent, uniform
+    from jaxnas.policies.simple import independent, uniform
 
     space = Space({key: spec for key, spec in MIXED.items() if key != "two"})
     policy = independent(space, init_scale=1.0)

@@ -13,11 +13,12 @@ from flax import linen as nn
 from test_darts import Planted, planted_data
 
 import jaxnas
-from jaxnas import callbacks, hessian, runs
-from jaxnas.algorithms.relaxation import relax
-from jaxnas.entropy import arch_entropy
-from jaxnas.evaluation import cross_entropy
-from jaxnas.progress import epoch_line, short_arch
+from jaxnas import callbacks, runs
+from jaxnas.callbacks import hessian
+from jaxnas.model.entropy import arch_entropy
+from jaxnas.oneshot.parts.relaxation import relax
+from jaxnas.programs.evaluation import cross_entropy
+from jaxnas.runs.progress import epoch_line, short_arch
 
 OPTIONS = {"epochs": 3, "batch_size": 50, "seed": 2, "progress": False}
 

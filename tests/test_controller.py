@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import jaxnas
 from jaxnas import enas
-from jaxnas.architecture import INPUT, LAYER, ChoiceSpec
-from jaxnas.space import Space
+from jaxnas.model.architecture import INPUT, LAYER, ChoiceSpec
+from jaxnas.model.space import Space
 
 MIXED = Space(
     {

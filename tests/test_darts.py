@@ -13,10 +13,10 @@ from flax import linen as nn
 
 import jaxnas
 from jaxnas import InputChoice, LayerChoice, darts
-from jaxnas import plan as plans
-from jaxnas.algorithms.relaxation import relax
 from jaxnas.data import as_dataset
-from jaxnas.evaluation import accuracy, cross_entropy
+from jaxnas.oneshot.engine import plan as plans
+from jaxnas.oneshot.parts.relaxation import relax
+from jaxnas.programs.evaluation import accuracy, cross_entropy
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 3e-2
 

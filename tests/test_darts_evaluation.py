@@ -11,8 +11,8 @@ from conftest import assert_trees_close
 
 import jaxnas
 from jaxnas import spaces
-from jaxnas.architecture import StaticArch
-from jaxnas.graph import trace_graph
+from jaxnas.model.architecture import StaticArch
+from jaxnas.model.graph import trace_graph
 from jaxnas.spaces import DARTS_V1, DARTS_V2, Genotype, arch_of
 from jaxnas.spaces.darts_evaluation import Cell, Row, Shape, operations, sample_paths, shapes
 from jaxnas.spaces.genotypes import CHOICES

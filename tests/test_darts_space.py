@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import jaxnas
-from jaxnas import functional
-from jaxnas.algorithms.relaxation import discretize, init_alphas, relax
 from jaxnas.errors import ArchitectureError
+from jaxnas.model import functional
+from jaxnas.oneshot.parts.relaxation import discretize, init_alphas, relax
 from jaxnas.spaces import DARTS_V2, arch_of, darts, genotype_of
 from jaxnas.spaces.darts import rows
 from jaxnas.spaces.genotypes import CHOICES, OPERATIONS

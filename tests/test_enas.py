@@ -13,7 +13,7 @@ from test_darts import NoChoice, make_plan, planted_data
 
 import jaxnas
 from jaxnas import InputChoice, LayerChoice, enas
-from jaxnas.evaluation import accuracy, cross_entropy
+from jaxnas.programs.evaluation import accuracy, cross_entropy
 
 
 class Planted(nn.Module):

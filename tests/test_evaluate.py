@@ -8,8 +8,8 @@ from conftest import Zoo
 from flax import linen as nn
 
 import jaxnas
-from jaxnas.evaluation import accuracy, cross_entropy
-from jaxnas.functional import model_fns
+from jaxnas.model.functional import model_fns
+from jaxnas.programs.evaluation import accuracy, cross_entropy
 
 
 @pytest.fixture(scope="module")

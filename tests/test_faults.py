@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import jaxnas
-from jaxnas import checkpoints, runs
+from jaxnas import runs
+from jaxnas.runs import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ("--model", "experiments.quickstart:Net", "--data", "digits")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import jaxnas
 from experiments.quickstart import Net
 from jaxnas import InputChoice, LayerChoice
-from jaxnas.graph import Cell, CellEdge, _scan_parts, graph_or_none, trace_graph
+from jaxnas.model.graph import Cell, CellEdge, _scan_parts, graph_or_none, trace_graph
 from jaxnas.report.layout import layout
 
 X = jax.ShapeDtypeStruct((2, 4), jnp.float32)

@@ -7,12 +7,12 @@ import pytest
 
 SCRIPT = """
 import resource, sys
-import jaxnas.heap
+import jaxnas.compilation
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-took = jaxnas.heap.keep_heap() if sys.argv[1] == "keep" else True
+took = jaxnas.compilation.keep_heap() if sys.argv[1] == "keep" else True
 buffer = bytearray(2**26)
 del buffer
 before = faults()

@@ -10,7 +10,7 @@ from conftest import assert_trees_close
 from flax import linen as nn
 
 from jaxnas import LayerChoice, apply_fixed_architecture, inherit
-from jaxnas.functional import model_fns
+from jaxnas.model.functional import model_fns
 from jaxnas.ops import conv_general_dilated, max_pool
 
 CONV = partial(nn.Conv, 4)

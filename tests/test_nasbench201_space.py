@@ -7,9 +7,9 @@ import pytest
 from conftest import assert_trees_close
 
 import jaxnas
-from jaxnas.architecture import StaticArch
 from jaxnas.benchmarks import nasbench201 as nb
-from jaxnas.functional import model_fns
+from jaxnas.model.architecture import StaticArch
+from jaxnas.model.functional import model_fns
 from jaxnas.spaces import nasbench201
 from jaxnas.spaces.nasbench201 import Cell, ReluConvNorm
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import lax
 
 from jaxnas import LayerChoice
-from jaxnas.functional import model_fns
+from jaxnas.model.functional import model_fns
 from jaxnas.ops import avg_pool_3x3, conv_general_dilated, max_pool_3x3
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")

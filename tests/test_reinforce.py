@@ -9,8 +9,8 @@ from test_controller import every_architecture, position
 
 from experiments.enas.learning import LAYERS, SKIPS, learning_curves
 from jaxnas import enas
-from jaxnas.architecture import INPUT, LAYER, ChoiceSpec
-from jaxnas.space import Space
+from jaxnas.model.architecture import INPUT, LAYER, ChoiceSpec
+from jaxnas.model.space import Space
 
 TINY = Space(
     {

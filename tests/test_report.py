@@ -14,15 +14,15 @@ import pytest
 
 import jaxnas
 from jaxnas import report
-from jaxnas.architecture import ChoiceSpec
-from jaxnas.entropy import choice_entropy
-from jaxnas.locking import Lock
-from jaxnas.progress import duration_text
+from jaxnas.model.architecture import ChoiceSpec
+from jaxnas.model.entropy import choice_entropy
+from jaxnas.model.space import Space
 from jaxnas.report.drawing import draw_cell, draw_graph
 from jaxnas.report.page import embedded, page
 from jaxnas.report.payload import groups_of, waiting
 from jaxnas.report.watch import make_server
-from jaxnas.space import Space
+from jaxnas.runs.locking import Lock
+from jaxnas.runs.progress import duration_text
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIL = "</script><img src=x onerror=alert(1)>&\u2028"

@@ -15,7 +15,9 @@ from test_enas import OPTIONS as ENAS_OPTIONS
 from test_enas import Planted as EnasPlanted
 
 import jaxnas
-from jaxnas import checkpoints, runs, session, validation
+from jaxnas import runs
+from jaxnas.programs import validation
+from jaxnas.runs import checkpoints, session
 
 SMALL = {"epochs": 4, "batch_size": 50, "seed": 2}
 

@@ -9,7 +9,7 @@ import pytest
 import jaxnas
 from jaxnas import runs
 from jaxnas.errors import RunEndedError
-from jaxnas.runs import RunDirectory
+from jaxnas.runs.directory import RunDirectory
 
 
 def finished(path):

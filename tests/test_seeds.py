@@ -20,12 +20,14 @@ from test_faults import ROOT, assert_same_run
 from test_resume import AfterStep, CutOffError, same_bits
 
 import jaxnas
-from jaxnas import InputChoice, LayerChoice, batching, checkpoints, runs
-from jaxnas.algorithms.policies import independent
+from jaxnas import InputChoice, LayerChoice, runs
 from jaxnas.data import Dataset
 from jaxnas.errors import RunEndedError
-from jaxnas.functional import model_fns
+from jaxnas.model.functional import model_fns
+from jaxnas.policies.simple import independent
+from jaxnas.programs import layout as batching
 from jaxnas.report import compare
+from jaxnas.runs import checkpoints
 
 AS_ONE = ("map", "vmap", "shard")
 SEEDS = (3, 0, 1)

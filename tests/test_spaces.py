@@ -12,8 +12,8 @@ from flax import linen as nn
 
 import jaxnas
 from jaxnas import spaces
-from jaxnas.evaluation import cross_entropy, with_auxiliary
-from jaxnas.functional import model_fns
+from jaxnas.model.functional import model_fns
+from jaxnas.programs.evaluation import cross_entropy, with_auxiliary
 from jaxnas.spaces.enas_micro import Cell
 from jaxnas.spaces.layers import FactorizedReduction
 

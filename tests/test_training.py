@@ -13,8 +13,8 @@ from flax import linen as nn
 import jaxnas
 from jaxnas import LayerChoice
 from jaxnas.data import Dataset
-from jaxnas.evaluation import accuracy, cross_entropy, make_evaluator, make_recalibration
-from jaxnas.runs import read_weights
+from jaxnas.programs.evaluation import accuracy, cross_entropy, make_evaluator, make_recalibration
+from jaxnas.runs.directory import read_weights
 from jaxnas.training import fit, paper_optimizer
 
 

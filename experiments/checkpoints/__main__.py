@@ -17,8 +17,8 @@ import optax
 
 import jaxnas
 from experiments.quickstart.net import Net
-from jaxnas import checkpoints
-from jaxnas.checkpoints import Position
+from jaxnas.runs import checkpoints
+from jaxnas.runs.checkpoints import Position
 
 
 def states():

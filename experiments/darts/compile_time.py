@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import jaxnas
 from experiments.darts.settings import PAPER
 from experiments.darts.steps import final_optimizer
-from jaxnas import functional, spaces
-from jaxnas.evaluation import accuracy, cross_entropy, with_auxiliary
+from jaxnas import spaces
+from jaxnas.model import functional
+from jaxnas.programs.evaluation import accuracy, cross_entropy, with_auxiliary
 from jaxnas.training import retrain
 
 

@@ -9,8 +9,8 @@ import optax
 
 import jaxnas
 from jaxnas import enas, spaces
-from jaxnas.evaluation import cross_entropy, with_auxiliary
-from jaxnas.loop import own_buffers
+from jaxnas.programs.epoch import own_buffers
+from jaxnas.programs.evaluation import cross_entropy, with_auxiliary
 
 MODELS = {
     "macro, 6 layers": spaces.enas_macro(layers=6),

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 
 from jaxnas import enas
-from jaxnas.architecture import INPUT, LAYER, ChoiceSpec
-from jaxnas.space import Space
+from jaxnas.model.architecture import INPUT, LAYER, ChoiceSpec
+from jaxnas.model.space import Space
 
 
 def _with_skips(layers: int) -> Space:

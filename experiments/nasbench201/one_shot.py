@@ -11,9 +11,9 @@ import optax
 
 from experiments.nasbench201.pieces import load_pieces
 from jaxnas import darts, data, enas, runs, spaces
-from jaxnas.algorithms.policies import uniform
 from jaxnas.benchmarks import nasbench201
 from jaxnas.data import Augment, Dataset
+from jaxnas.policies.simple import uniform
 
 
 class Settings(NamedTuple):

@@ -14,7 +14,7 @@ from jax import lax
 
 import jaxnas
 from experiments.quickstart.net import Net
-from jaxnas.functional import model_fns
+from jaxnas.model.functional import model_fns
 from jaxnas.ops import convolution, max_pool
 
 # batch, side, channels, features, kernel

@@ -16,10 +16,10 @@ import jaxnas
 from experiments.quickstart.net import Net
 from experiments.speed.workload import Clock, Workload
 from jaxnas import LayerChoice, darts, enas, spaces
-from jaxnas.architecture import INPUT
 from jaxnas.callbacks import Callback
 from jaxnas.data import Dataset
-from jaxnas.loop import own_buffers
+from jaxnas.model.architecture import INPUT
+from jaxnas.programs.epoch import own_buffers
 
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 

@@ -18,11 +18,11 @@ import optax
 
 from experiments.quickstart.net import Net
 from jaxnas import darts, enas, spaces
-from jaxnas.batching import BATCHINGS, ONE, make_layout
 from jaxnas.data import Dataset
 from jaxnas.data.batches import epoch_batches
-from jaxnas.loop import make_epoch, own_buffers
-from jaxnas.plan import make_plan
+from jaxnas.oneshot.engine.plan import make_plan
+from jaxnas.programs.epoch import make_epoch, own_buffers
+from jaxnas.programs.layout import BATCHINGS, ONE, make_layout
 
 BATCH = 64
 NETS = {"quickstart": Net, "nasbench201": functools.partial(spaces.nasbench201, channels=8, cells=1)}

@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxnas.architecture import LAYER, Arch, ChoiceSpec
 from jaxnas.errors import ArchitectureError
-from jaxnas.space import Space
+from jaxnas.model.architecture import LAYER, Arch, ChoiceSpec
+from jaxnas.model.space import Space
 from jaxnas.spaces.nasbench201 import EDGES, OPERATIONS
 
 SPACE = Space({edge: ChoiceSpec(LAYER, len(OPERATIONS), OPERATIONS) for edge in EDGES})

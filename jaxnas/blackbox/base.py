@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.checks import check_at_least
-from jaxnas.space import Space
+from jaxnas.model.space import Space
 
 SampledArch = dict[str, jax.Array]
 """An architecture in the form `Space.sample` gives: `{key: int32 [], int32 [n_chosen] or bool [n]}`."""

@@ -16,7 +16,7 @@ from flax import struct
 from jaxnas.blackbox import trials as trial_loop
 from jaxnas.blackbox.base import SampledArch, Searcher, rank
 from jaxnas.checks import check_at_least
-from jaxnas.space import Space
+from jaxnas.model.space import Space
 
 
 @struct.dataclass

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxnas.architecture import ChoiceSpec
 from jaxnas.blackbox import trials as trial_loop
 from jaxnas.blackbox.base import SampledArch, Searcher
-from jaxnas.space import Space
+from jaxnas.model.architecture import ChoiceSpec
+from jaxnas.model.space import Space
 
 _LARGEST = 2**20
 

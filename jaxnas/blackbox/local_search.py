@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxnas.architecture import ChoiceSpec
 from jaxnas.blackbox import trials as trial_loop
 from jaxnas.blackbox.base import SampledArch, Searcher, rank, where
 from jaxnas.errors import ArchitectureError
-from jaxnas.space import Space
+from jaxnas.model.architecture import ChoiceSpec
+from jaxnas.model.space import Space
 
 
 @struct.dataclass

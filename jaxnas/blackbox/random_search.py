@@ -11,7 +11,7 @@ from flax import struct
 
 from jaxnas.blackbox import trials as trial_loop
 from jaxnas.blackbox.base import SampledArch, Searcher
-from jaxnas.space import Space
+from jaxnas.model.space import Space
 
 
 @struct.dataclass

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxnas.algorithms.controller import Controller
-from jaxnas.algorithms.policies import independent
-from jaxnas.algorithms.reinforce import surrogate
 from jaxnas.blackbox import trials as trial_loop
 from jaxnas.blackbox.base import SampledArch, Searcher, where
-from jaxnas.space import Space
+from jaxnas.model.space import Space
+from jaxnas.policies.lstm import Controller
+from jaxnas.policies.reinforce import surrogate
+from jaxnas.policies.simple import independent
 
 
 @struct.dataclass

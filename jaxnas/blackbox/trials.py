@@ -17,7 +17,7 @@ import numpy as np
 from jaxnas.blackbox.base import SampledArch, Searcher
 from jaxnas.checks import check_at_least, check_seed
 from jaxnas.errors import ArchitectureError, RunError
-from jaxnas.space import Space
+from jaxnas.model.space import Space
 
 FixedArch = dict[str, int | str | tuple]
 

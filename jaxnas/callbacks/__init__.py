@@ -1,6 +1,5 @@
 """What follows a run: logs, early stopping, and your own. See `Callback`."""
 
-from jaxnas.callbacks.base import Callback, Run, Step, Stop
 from jaxnas.callbacks.early_stopping import (
     AlphaEntropy,
     HessianEigenvalue,
@@ -9,6 +8,7 @@ from jaxnas.callbacks.early_stopping import (
     StableRanking,
 )
 from jaxnas.callbacks.tensorboard import TensorBoard
+from jaxnas.runs.callback import Callback, Run, Step, Stop
 
 __all__ = [
     "AlphaEntropy",

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxnas.callbacks.base import Callback, Run, Stop
+from jaxnas.callbacks.hessian import alpha_hessian
 from jaxnas.checks import check_at_least
-from jaxnas.entropy import arch_entropy
 from jaxnas.errors import ArchitectureError
-from jaxnas.hessian import alpha_hessian
-from jaxnas.space import Space
+from jaxnas.model.entropy import arch_entropy
+from jaxnas.model.space import Space
+from jaxnas.runs.callback import Callback, Run, Stop
 
 SKIPS = ("skip_connect", "skip", "identity")
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnas.callbacks.base import Callback, Run, Stop
+from jaxnas.runs.callback import Callback, Run, Stop
 
 
 class TensorBoard(Callback):

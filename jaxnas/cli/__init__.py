@@ -30,9 +30,8 @@ app.command()(plotting.compare)
 
 def main() -> None:
     """Runs the command line; errors of jaxnas are printed without a traceback."""
-    from jaxnas.compilation import cache_compilations
+    from jaxnas.compilation import cache_compilations, keep_heap
     from jaxnas.errors import ArchitectureError, DataError, NonFiniteLossError, RunError
-    from jaxnas.heap import keep_heap
 
     keep_heap()
     cache_compilations()

@@ -14,7 +14,7 @@ from jaxnas.cli.options import AugmentName
 def import_model(spec: Any) -> Callable[[], Any]:
     """The model that `module:name` stands for, as a function of that name."""
     from jaxnas.errors import RunError
-    from jaxnas.functional import build
+    from jaxnas.model.functional import build
 
     module_name, _, name = str(spec).partition(":")
     if not name or not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):

@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jaxnas.architecture import decision_text
+from jaxnas.model.architecture import decision_text
 
 
 def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]) -> None:
     """Show what a search found, and how sure it is; of the DARTS space also as a Genotype."""
-    from jaxnas import runs
     from jaxnas.errors import RunError
+    from jaxnas.runs import directory as runs
 
     config, history, space = runs.read_config(run), runs.read_history(run), runs.read_space(run)
     console = Console()

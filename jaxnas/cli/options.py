@@ -19,7 +19,7 @@ class AugmentName(StrEnum):
 
 
 class Batching(StrEnum):
-    """How many seeds are run, as in `jaxnas.batching`."""
+    """How many seeds are run, as in `jaxnas.programs.layout`."""
 
     sequence = "sequence"
     map = "map"

@@ -44,8 +44,8 @@ def compare(
     from rich.console import Console
 
     from jaxnas.errors import RunError
+    from jaxnas.model.serialization import write_text
     from jaxnas.report import compare as comparing
-    from jaxnas.serialization import write_text
 
     comparison = comparing.read(run, metric)
     numbers = comparing.as_json(comparison)

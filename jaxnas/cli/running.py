@@ -32,7 +32,7 @@ def followers(tensorboard: bool, stop_on: Sequence[StopOn] | None = None) -> lis
 
 def chosen_seeds(seed: int | None, seeds: str | None, batching: Batching | None) -> dict[str, Any]:
     """The arguments of a search that say from which seeds it starts."""
-    from jaxnas.seeds import first_seed
+    from jaxnas.oneshot.engine.seeds import first_seed
 
     try:
         many = None if seeds is None else [int(each) for each in seeds.split(",") if each.strip()]
@@ -48,7 +48,7 @@ def chosen_seeds(seed: int | None, seeds: str | None, batching: Batching | None)
 
 def say_found(result: Any, out: Path, seeds: Sequence[int] | None) -> None:
     """Says what a search found, or the searches with several seeds. Those that stopped in time have said so."""
-    from jaxnas.runs import seed_folder
+    from jaxnas.runs.directory import seed_folder
 
     if seeds is None:
         if (out / "result.json").exists():

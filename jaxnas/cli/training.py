@@ -39,7 +39,7 @@ def retrain(
 ) -> None:
     """Train what a search found, and test it."""
     import jaxnas
-    from jaxnas import runs
+    from jaxnas.runs import directory as runs
 
     config = runs.read_config(run)
     model_fn = import_model(model or config.get("model"))

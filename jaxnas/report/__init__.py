@@ -10,10 +10,10 @@ import os
 from pathlib import Path
 
 from jaxnas.errors import RunError
+from jaxnas.model.serialization import write_text
 from jaxnas.report.page import page
 from jaxnas.report.payload import payload
 from jaxnas.report.watch import serve
-from jaxnas.serialization import write_text
 
 __all__ = ["payload", "serve", "write"]
 

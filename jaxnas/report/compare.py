@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxnas import runs
-from jaxnas.architecture import decision_text
 from jaxnas.errors import ArchitectureError, RunError
+from jaxnas.model.architecture import decision_text
+from jaxnas.model.space import Space
 from jaxnas.report.payload import payload
-from jaxnas.space import Space
+from jaxnas.runs import directory as runs
 
 Record = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from jaxnas.space import Space
+from jaxnas.model.space import Space
 
 WIDTH = 156.0  # of a choice in the graph
 ROW = 17.0  # of a candidate, where each has a row

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnas import runs
-from jaxnas.architecture import ChoiceSpec, decision_text, positions
-from jaxnas.entropy import choice_entropy
 from jaxnas.errors import ArchitectureError, RunError
-from jaxnas.progress import duration_text
+from jaxnas.model.architecture import ChoiceSpec, decision_text, positions
+from jaxnas.model.entropy import choice_entropy
+from jaxnas.model.serialization import read_json
+from jaxnas.model.space import Space
 from jaxnas.report.drawing import draw_cell, draw_graph
-from jaxnas.serialization import read_json
-from jaxnas.space import Space
+from jaxnas.runs import directory as runs
+from jaxnas.runs.progress import duration_text
 
 Record = Mapping[str, Any]
 

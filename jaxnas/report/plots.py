@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from jaxnas import runs
 from jaxnas.errors import RunError
 from jaxnas.report import figures
 from jaxnas.report.derived import architecture
 from jaxnas.report.figures import ONE_COLUMN, TWO_COLUMNS, legend, line_styles, plain
 from jaxnas.report.payload import payload
+from jaxnas.runs import directory as runs
 
 CHOICES_PER_PAGE = 24
 _COLUMNS = 4

@@ -12,8 +12,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from jaxnas.choices import look_up
-from jaxnas.graph import Cell as DrawnCell
+from jaxnas.model.choices import look_up
+from jaxnas.model.graph import Cell as DrawnCell
 from jaxnas.spaces import darts_cell as cell
 from jaxnas.spaces.darts_cell import ORDER, Decisions
 from jaxnas.spaces.genotypes import CHOICES, EDGES, NODES, OPERATIONS, describe_cells, edge_key, node_key, reductions

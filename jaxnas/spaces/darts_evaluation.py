@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxnas.choices import InputChoice, LayerChoice
-from jaxnas.graph import Cell as DrawnCell
+from jaxnas.model.choices import InputChoice, LayerChoice
+from jaxnas.model.graph import Cell as DrawnCell
 from jaxnas.spaces.darts_cell import POOLS, SEPARABLE
 from jaxnas.spaces.genotypes import EDGES, NODES, OPERATIONS, describe_cells, edge_key, edges_of, node_key, reductions
 from jaxnas.spaces.layers import AuxiliaryHead, FactorizedReduction, batch_norm, check_even_filters, check_positive

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from jaxnas.choices import InputChoice, LayerChoice
+from jaxnas.model.choices import InputChoice, LayerChoice
 from jaxnas.spaces.layers import Conv, FactorizedReduction, batch_norm, check_even_filters, check_positive, pool
 
 

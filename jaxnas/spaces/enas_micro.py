@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from jaxnas.choices import InputChoice, LayerChoice
-from jaxnas.graph import Cell as DrawnCell
-from jaxnas.graph import CellEdge
+from jaxnas.model.choices import InputChoice, LayerChoice
+from jaxnas.model.graph import Cell as DrawnCell
+from jaxnas.model.graph import CellEdge
 from jaxnas.spaces.layers import (
     AuxiliaryHead,
     Conv,

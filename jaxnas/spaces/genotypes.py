@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnas.architecture import INPUT, LAYER, NONE, Arch, ChoiceSpec, is_mixture, strongest
 from jaxnas.errors import ArchitectureError
-from jaxnas.graph import Cell, CellEdge
-from jaxnas.space import Space
+from jaxnas.model.architecture import INPUT, LAYER, NONE, Arch, ChoiceSpec, is_mixture, strongest
+from jaxnas.model.graph import Cell, CellEdge
+from jaxnas.model.space import Space
 
 OPERATIONS = (
     "none",

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxnas.architecture import is_weighted
-from jaxnas.choices import LayerChoice
-from jaxnas.graph import Cell as DrawnCell
-from jaxnas.graph import CellEdge
+from jaxnas.model.architecture import is_weighted
+from jaxnas.model.choices import LayerChoice
+from jaxnas.model.graph import Cell as DrawnCell
+from jaxnas.model.graph import CellEdge
 from jaxnas.spaces.layers import batch_norm, check_positive, pool
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")

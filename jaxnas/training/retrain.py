@@ -15,17 +15,17 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from jaxnas import functional
-from jaxnas.callbacks.base import Callback, Run
-from jaxnas.checkpoints import Position
 from jaxnas.checks import check_at_least, check_batch_size, check_seed
 from jaxnas.data import as_dataset
 from jaxnas.data.batches import epoch_batches
 from jaxnas.errors import NonFiniteLossError
-from jaxnas.evaluation import LossFn, MetricsFn, make_evaluator, objective
-from jaxnas.loop import Epoch, first_bad, make_epoch, own_buffers
-from jaxnas.progress import non_finite_message
-from jaxnas.session import Running, Session
+from jaxnas.model import functional
+from jaxnas.programs.epoch import Epoch, first_bad, make_epoch, own_buffers
+from jaxnas.programs.evaluation import LossFn, MetricsFn, make_evaluator, objective
+from jaxnas.runs.callback import Callback, Run
+from jaxnas.runs.checkpoints import Position
+from jaxnas.runs.progress import non_finite_message
+from jaxnas.runs.session import Running, Session
 
 _WATCHED = ("train_loss", "grad_norm")
 

@@ -1,1 +1,0 @@
-"""Search algorithms, one file each, headed by its paper."""

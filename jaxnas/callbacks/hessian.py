@@ -1,0 +1,92 @@
+"""The dominant eigenvalue of the alpha-Hessian (Zela et al., arXiv 1909.09656)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from jaxnas.checks import check_batch_size
+from jaxnas.data.batches import epoch_batches
+from jaxnas.model import functional
+from jaxnas.oneshot.parts.relaxation import relax
+
+if TYPE_CHECKING:
+    from jaxnas.runs.callback import Run
+
+_DENSE = 40
+"""Up to so many alphas the whole Hessian is computed; with more, products with it, by Lanczos."""
+
+
+def alpha_hessian(run: Run, *, batch_size: int | None = None) -> Callable[[Any, int], float]:
+    """Builds a function that gives the largest eigenvalue of ∇²α L_val(w, α) on one batch.
+
+    The second derivative is exact: reverse over reverse, through everything that the validation loss goes through in
+    an architecture step (training mode, augmentation).
+
+    Args:
+      run: a search whose state has `alphas`.
+      batch_size: examples in the batch. Default: the search's.
+
+    Returns:
+      `(state, epoch) -> float`; the batch and dropout depend on the run's seed and on the epoch.
+
+    Raises:
+      DataError: if the batch is larger than the architecture's part of the data.
+      ValueError: for a run that is not a search; on the call, for a state without `alphas`.
+    """
+    space, examples = run.space, run.arch_examples
+    if space is None or examples is None:
+        raise ValueError("the alpha-Hessian is for searches; this is a training.")
+    size = batch_size if batch_size is not None else run.batch_size
+    check_batch_size(size, len(examples), "architecture's")
+    model = functional.model_fns(run.model_fn)
+    dataset = run.dataset
+
+    def product(alphas: Any, variables: Any, images: jax.Array, labels: jax.Array, rng: jax.Array, v: jax.Array) -> Any:
+        flat, unravel = ravel_pytree(alphas)
+        x = dataset.prepare(images, jax.random.fold_in(rng, 0))
+
+        def loss(flat: jax.Array) -> jax.Array:
+            mutable = [name for name in variables if name != "params"]
+            arch = relax(space, unravel(flat))
+            output, _ = model.apply(variables, x, arch, train=True, rngs=jax.random.fold_in(rng, 1), mutable=mutable)
+            return run.loss_fn(output, labels)
+
+        return jax.grad(lambda flat: jnp.vdot(jax.grad(loss)(flat), v))(flat)
+
+    product = jax.jit(product)
+
+    def eigenvalue(state: Any, epoch: int) -> float:
+        if not getattr(state, "alphas", None):
+            raise ValueError("the alpha-Hessian needs an algorithm with alphas, such as DARTS.")
+        batch_rng, rng = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), epoch))
+        chosen = epoch_batches(batch_rng, examples, steps=1, batch_size=size)[0]
+        images, labels = jnp.asarray(dataset.x_train[chosen]), jnp.asarray(dataset.y_train[chosen])
+
+        def times(v: np.ndarray) -> np.ndarray:
+            vector = jnp.asarray(v, jnp.float32).reshape(-1)
+            return np.asarray(product(state.alphas, state.variables, images, labels, rng, vector), float)
+
+        return largest_eigenvalue(times, sum(leaf.size for leaf in jax.tree.leaves(state.alphas)))
+
+    return eigenvalue
+
+
+def largest_eigenvalue(times: Callable[[np.ndarray], np.ndarray], n: int) -> float:
+    """The largest eigenvalue of a symmetric n×n matrix, of which only the product with a vector is known."""
+    if n > _DENSE:
+        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+        operator = LinearOperator((n, n), matvec=times, dtype=float)
+        start = np.cos(np.arange(n))  # any vector that is no eigenvector; fixed, so that results repeat
+        try:
+            return float(eigsh(operator, k=1, which="LA", v0=start, tol=1e-4, return_eigenvectors=False)[0])
+        except ArpackNoConvergence:
+            pass
+    matrix = np.stack([times(row) for row in np.eye(n)])
+    return float(np.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])

@@ -1,0 +1,359 @@
+"""The open choices of a model: `LayerChoice` and `InputChoice`.
+
+Both are Flax modules without parameters of their own, and pure functions of their inputs and of `arch`,
+the architecture (see `jaxnas.model.architecture` for the four kinds of value it may hold). One model definition
+so serves as supernet, as sampled path and as fixed model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxnas.errors import ArchitectureError
+from jaxnas.model import functional
+from jaxnas.model.architecture import INPUT, LAYER, ChoiceSpec, StaticArch, missing_key, read_value
+from jaxnas.model.space import Recorder
+from jaxnas.ops.merging import merge
+
+NO_KEY = ""
+"""In `choose_from`: a candidate that is not the output of any choice."""
+
+REDUCTIONS = ("sum", "mean", "concat", "none")
+
+
+class LayerChoice(nn.Module):
+    """One of several layers. Follows `nni.nas.pytorch.mutables.LayerChoice`.
+
+    With *weights* every candidate runs and the weighted outputs are reduced; with an *index* only that
+    candidate runs (`lax.switch`, so a new index does not retrace; a traced one out of range is clamped); when
+    *fixed* only that candidate is built, and a LayerChoice that is fixed to nothing (`()`) gives None.
+
+    Candidates may hold parameters, batch statistics, dropout and further choices. Keyword arguments of the
+    call, and `arch`, reach those candidates that take them, so some may have a `train` argument and
+    others not.
+
+    Attributes:
+      candidates: list or dict (name -> layer) of modules, or functions of `x`.
+      key: name of the decision; choices with one key share it. Default: the module's path in its model.
+      reduction: how several outputs become one: `"sum"`, `"mean"` (over the candidates whose weight is not
+        zero, as in NNI), `"concat"` (channels, the last axis) or `"none"` (a list).
+      return_mask: also return what was chosen: weights `[n]` or bool `[n]`.
+    """
+
+    candidates: Sequence[Any] | Mapping[str, Any]
+    key: str | None = dataclasses.field(default=None, kw_only=True)
+    reduction: str = dataclasses.field(default="sum", kw_only=True)
+    return_mask: bool = dataclasses.field(default=False, kw_only=True)
+    # The names in order: Flax sorts a dict of modules when it clones them (in nn.switch, say).
+    _names: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self):
+        _check_fields(self)
+        if not isinstance(self.candidates, (Mapping, Sequence)) or isinstance(self.candidates, str):
+            raise TypeError(f"{_title(self)}: candidates must be a list or a dict; got {self.candidates!r}.")
+        if not self.candidates:
+            raise ValueError(f"{_title(self)}: needs at least one candidate.")
+        if isinstance(self.candidates, Mapping) and not all(isinstance(k, str) for k in self.candidates):
+            raise TypeError(f"{_title(self)}: candidate names must be strings; got {list(self.candidates)}.")
+        if isinstance(self.candidates, Mapping) and self._names is None:
+            self._names = tuple(self.candidates)
+        for candidate in _layers(self):
+            if not callable(candidate):
+                raise TypeError(f"{_title(self)}: {candidate!r} is neither a module nor a function.")
+        super().__post_init__()
+
+    def __call__(self, x: Any, arch: Any, **kwargs: Any) -> Any:
+        """Applies the choice.
+
+        Args:
+          x: input of every candidate.
+          arch: the architecture.
+          **kwargs: passed on to the candidates that take them. Only `train` may be taken by none.
+
+        Returns:
+          The reduced output; with `return_mask` a pair of it and the mask.
+
+        Raises:
+          ArchitectureError: if `arch` has no fitting value, or candidates differ in output shape.
+        """
+        layers = _layers(self)
+        options = {"arch": arch, **kwargs}
+        unused = set(kwargs) - {"train"} - set().union(*(functional.reached(layer, options) for layer in layers))
+        if unused:
+            raise TypeError(f"{_title(self)}: no candidate takes the argument {sorted(unused)}.")
+
+        spec = ChoiceSpec(LAYER, len(layers), self._names)
+        key = choice_key(self, arch)
+        kind, value = look_up(arch, key, spec)
+
+        def run(module: LayerChoice, i: int, x: Any) -> Any:
+            return functional.call(_layers(module)[i], x, options)
+
+        if kind == "fixed":
+            output = _reduce(self.reduction, [run(self, i, x) for i in value])
+            return _with_mask(self, output, np.isin(np.arange(len(layers)), value))
+        labels: Sequence = spec.labels
+        if kind == "weights":
+            merged = self._merge(x, value) if not isinstance(arch, Recorder) else {}
+            rest = [i for i in range(len(layers)) if not any(i in members for members in merged)]
+            outputs = [run(self, i, x) for i in rest]
+            scales = value if len(rest) == len(layers) else value[np.array(rest, int)]
+            if merged:
+                ones = jnp.ones(len(merged), value.dtype)
+                outputs, scales = [*merged.values(), *outputs], jnp.concatenate([ones, scales])
+                labels = [labels[members[0]] for members in merged] + [labels[i] for i in rest]
+            return _with_mask(self, _weighted(key, self.reduction, outputs, scales, labels), value)
+        output = self._run_one(run, x, value[0], key, labels)
+        output = [output] if self.reduction == "none" else output
+        return _with_mask(self, output, jnp.arange(len(layers)) == value[0])
+
+    def _merge(self, x: Any, weights: jax.Array) -> dict[tuple[int, ...], jax.Array]:
+        """The weighted sums of those candidates that are convolutions which can be run as one."""
+        observed = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if self.reduction != "sum" or observed:
+            return {}
+        return merge(_layers(self), x, weights, self._convolution())
+
+    def _convolution(self) -> Callable:
+        """The convolution function of merged candidates; replaced inside `jaxnas.ops.fast_convolutions`."""
+        return jax.lax.conv_general_dilated
+
+    def _run_one(self, run: Callable, x: Any, index: jax.Array, key: str, labels: Sequence) -> Any:
+        if self.is_initializing():  # every candidate needs its parameters
+            outputs = [run(self, i, x) for i in range(len(labels))]
+            _check_shapes(key, outputs, labels)
+            return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *outputs)
+        if len(labels) == 1:
+            return run(self, 0, x)
+        seen: list[Any] = []
+
+        def switch(finish: Callable) -> Any:
+            def branch(i: int) -> Callable:
+                return lambda module, x: finish(run(module, i, x))
+
+            return nn.switch(index, [branch(i) for i in range(len(labels))], self, x)
+
+        def look(output: Any) -> Any:
+            seen.append(output)
+            return output
+
+        try:
+            return switch(look)
+        except TypeError:  # the branches' outputs differ
+            if len(seen) < len(labels):
+                raise
+            _check_shapes(key, seen, labels)
+            dtypes = jax.tree.map(jnp.result_type, *seen)
+            return switch(lambda output: jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), output, dtypes))
+
+
+class InputChoice(nn.Module):
+    """Some of several tensors. Follows `nni.nas.pytorch.mutables.InputChoice`.
+
+    With *weights* the weighted tensors are reduced; with *indices* `[n_chosen]` or a *bool mask* `[n]` the
+    selected ones; when *fixed* likewise. One tensor reduces to itself. Nothing chosen gives zeros while
+    sampled, since shapes cannot depend on a traced value, and None when fixed.
+
+    Attributes:
+      n_candidates: number of tensors; or give
+      choose_from: their names, usually the keys of the choices they come from, `NO_KEY` for others. Used in
+        exported files where they are all different. The call may then take a dict with these names.
+      n_chosen: how many are chosen; None for any number from none to all.
+      key: name of the decision; choices with one key share it. Default: the module's path in its model.
+      reduction: `"sum"`, `"mean"` (over the chosen, or those whose weight is not zero), `"concat"`
+        (channels, the last axis; a traced mask keeps all channels and zeroes those not chosen) or `"none"`.
+      return_mask: also return what was chosen: weights `[n]` or bool `[n]`.
+      ranked: the candidates are LayerChoices, `choose_from` being their keys. DARTS then has no logits for this
+        choice: every input enters with weight 1, and those are chosen behind which the strongest layers are.
+    """
+
+    n_candidates: int | None = None
+    choose_from: Sequence[str] | None = None
+    n_chosen: int | None = None
+    key: str | None = dataclasses.field(default=None, kw_only=True)
+    reduction: str = dataclasses.field(default="sum", kw_only=True)
+    return_mask: bool = dataclasses.field(default=False, kw_only=True)
+    ranked: bool = dataclasses.field(default=False, kw_only=True)
+
+    def __post_init__(self):
+        _check_fields(self)
+        if self.choose_from is not None:
+            if isinstance(self.choose_from, str) or not all(isinstance(k, str) for k in self.choose_from):
+                raise TypeError(f"{_title(self)}: choose_from must be a list of strings; got {self.choose_from!r}.")
+            self.choose_from = tuple(self.choose_from)
+            if self.n_candidates not in (None, len(self.choose_from)):
+                raise ValueError(
+                    f"{_title(self)}: n_candidates is {self.n_candidates} but choose_from has {len(self.choose_from)}."
+                )
+            self.n_candidates = len(self.choose_from)
+        if not self.n_candidates or self.n_candidates < 1:
+            raise ValueError(f"{_title(self)}: give n_candidates (at least 1) or choose_from.")
+        if self.n_chosen is not None and not 1 <= self.n_chosen <= self.n_candidates:
+            raise ValueError(
+                f"{_title(self)}: n_chosen must be None or from 1 to {self.n_candidates}; got {self.n_chosen}."
+            )
+        super().__post_init__()
+
+    def __call__(self, tensors: Sequence[Any] | Mapping[str, Any], arch: Any) -> Any:
+        """Applies the choice.
+
+        Args:
+          tensors: the candidates, in order; or a dict from the names in `choose_from`. A tensor that a fixed
+            architecture does not choose may be None.
+          arch: the architecture.
+
+        Returns:
+          The reduced tensor (None if fixed to nothing); with `return_mask` a pair of it and the mask.
+
+        Raises:
+          ArchitectureError: if `arch` has no fitting value, or tensors to be reduced differ in shape.
+        """
+        tensors = self.in_order(tensors)
+        n = len(tensors)
+        names = tuple(self.choose_from) if self.choose_from and len(set(self.choose_from)) == n else None
+        spec = ChoiceSpec(INPUT, n, names, self.n_chosen, self.ranked)
+        key = choice_key(self, arch)
+        kind, value = look_up(arch, key, spec)
+        used = value if kind == "fixed" else range(n)
+        absent = [spec.labels[i] for i in used if tensors[i] is None]
+        if absent:
+            raise ArchitectureError(f"{_title(self)} (key {key!r}): the chosen input {absent} is None.")
+
+        if kind == "fixed":
+            output = _reduce(self.reduction, [tensors[i] for i in value])
+            return _with_mask(self, output, np.isin(np.arange(n), value))
+        if kind == "weights":
+            return _with_mask(self, _weighted(key, self.reduction, tensors, value, spec.labels), value)
+        if kind == "mask":
+            kept = [jnp.where(value[i], t, jnp.zeros_like(t)) for i, t in enumerate(tensors)]
+            output = _masked(key, self.reduction, kept, value, spec.labels)
+            return _with_mask(self, output, value)
+        _check_shapes(key, tensors, spec.labels)
+        output = _reduce(self.reduction, [_pick(tensors, value[j]) for j in range(len(value))])
+        return _with_mask(self, output, jnp.zeros(n, bool).at[value].set(True))
+
+    @nn.nowrap
+    def in_order(self, tensors: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+        """The candidates of a call in order. Raises ArchitectureError or TypeError if they do not fit."""
+        if isinstance(tensors, Mapping):
+            if self.choose_from is None:
+                raise TypeError(f"{_title(self)}: takes a dict of tensors only if choose_from names them.")
+            absent = [k for k in self.choose_from if k not in tensors]
+            if absent:
+                raise ArchitectureError(f"{_title(self)}: no tensor for {absent}; given are {list(tensors)}.")
+            return [tensors[k] for k in self.choose_from]
+        if not isinstance(tensors, (list, tuple)):
+            raise TypeError(
+                f"{_title(self)}: takes a list of {self.n_candidates} tensors; got {type(tensors).__name__}."
+            )
+        if len(tensors) != self.n_candidates:
+            raise ArchitectureError(f"{_title(self)}: takes {self.n_candidates} tensors; got {len(tensors)}.")
+        return list(tensors)
+
+
+def _pick(tensors: Sequence[jax.Array], index: jax.Array) -> jax.Array:
+    """`tensors[index]`, in their common dtype. A branch reads one tensor, where stacking would copy them all."""
+    dtype = jnp.result_type(*tensors)
+    return jax.lax.switch(index, [lambda *t, i=i: t[i].astype(dtype) for i in range(len(tensors))], *tensors)
+
+
+def _layers(choice: LayerChoice) -> list[Any]:
+    if isinstance(choice.candidates, Mapping):
+        return [choice.candidates[name] for name in choice._names or ()]
+    return list(choice.candidates)
+
+
+def _check_fields(choice: Any) -> None:
+    if choice.reduction not in REDUCTIONS:
+        raise ValueError(f"{_title(choice)}: reduction must be one of {REDUCTIONS}; got {choice.reduction!r}.")
+    if choice.key is not None and (not isinstance(choice.key, str) or not choice.key):
+        raise TypeError(f"{_title(choice)}: key must be a non-empty string; got {choice.key!r}.")
+
+
+def _title(choice: Any) -> str:
+    label = choice.key or choice.name
+    return f"{type(choice).__name__} {label!r}" if label else type(choice).__name__
+
+
+def choice_key(choice: LayerChoice | InputChoice, arch: Any) -> str:
+    """The key of a choice that is being called with `arch`."""
+    root = arch.root if isinstance(arch, StaticArch) else ()
+    return choice.key or "/".join(choice.path[len(root) :]) or type(choice).__name__
+
+
+def look_up(arch: Any, key: str, spec: ChoiceSpec) -> tuple[str, Any]:
+    """What an architecture says of a choice: `(kind, value)` as `architecture.read_value` gives them.
+
+    For modules that have choices and compute them in a way of their own.
+
+    Raises:
+      ArchitectureError: if it says nothing, or nothing that fits.
+    """
+    if isinstance(arch, Recorder):
+        return "weights", arch.record(key, spec)
+    if not isinstance(arch, Mapping):
+        raise ArchitectureError(
+            f"choice {key!r} ({spec}): the architecture must be a dict {{key: value}}; got {type(arch).__name__}."
+        )
+    if key not in arch:
+        raise missing_key(key, spec, arch)
+    return read_value(key, spec, arch[key])
+
+
+def _with_mask(choice: Any, output: Any, mask: Any) -> Any:
+    return (output, mask) if choice.return_mask else output
+
+
+def _reduce(reduction: str, outputs: list[Any]) -> Any:
+    """Reduces selected outputs: none to None, one to itself."""
+    if reduction == "none":
+        return outputs
+    if len(outputs) <= 1:
+        return outputs[0] if outputs else None
+    return jax.tree.map(lambda *leaves: _combine(reduction, leaves, len(leaves)), *outputs)
+
+
+def _weighted(key: str, reduction: str, outputs: list[Any], weights: jax.Array, labels: Sequence) -> Any:
+    """Reduces weighted outputs. The mean is over those whose weight is not zero."""
+
+    def scale(leaf: jax.Array, weight: jax.Array) -> jax.Array:
+        return leaf * (weight.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else weight)
+
+    scaled = [jax.tree.map(lambda leaf, w=w: scale(leaf, w), out) for out, w in zip(outputs, weights, strict=True)]
+    return _masked(key, reduction, scaled, weights != 0, labels)
+
+
+def _masked(key: str, reduction: str, outputs: list[Any], mask: jax.Array, labels: Sequence) -> Any:
+    """Reduces outputs of which those outside the mask are zero."""
+    if reduction == "none":
+        return outputs
+    _check_shapes(key, outputs, labels, but_last=reduction == "concat")
+    return jax.tree.map(lambda *leaves: _combine(reduction, leaves, jnp.maximum(mask.sum(), 1)), *outputs)
+
+
+def _combine(reduction: str, leaves: Sequence[jax.Array], count: Any) -> jax.Array:
+    if reduction == "concat":
+        return jnp.concatenate(leaves, axis=-1)
+    total = sum(leaves[1:], start=leaves[0])
+    return total / jnp.asarray(count, total.dtype) if reduction == "mean" else total
+
+
+def _check_shapes(key: str, outputs: Sequence[Any], labels: Sequence, *, but_last: bool = False) -> None:
+    def form(output: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.shape(leaf)[:-1] if but_last else jnp.shape(leaf), output)
+
+    for label, output in zip(labels, outputs, strict=True):
+        if form(output) != form(outputs[0]):
+            shapes = [jax.tree.map(jnp.shape, o) for o in (outputs[0], output)]
+            aim = "agree in all but the last axis to be concatenated" if but_last else "have one shape"
+            raise ArchitectureError(
+                f"choice {key!r}: candidate {labels[0]!r} gives shape {shapes[0]}, candidate {label!r} gives "
+                f"{shapes[1]}; they must {aim}."
+            )

@@ -1,0 +1,1 @@
+"""What runs every one-shot method: options, plan, loop, seeds, results."""

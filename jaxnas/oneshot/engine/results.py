@@ -1,0 +1,103 @@
+"""What a search found, as it is returned and as it is read from a run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnas.checks import check_at_least
+from jaxnas.model.fixed import FixedModel, apply_fixed_architecture, inherit
+from jaxnas.model.space import Space
+from jaxnas.runs import directory as runs
+
+
+class Candidate(NamedTuple):
+    """An architecture that a search has scored.
+
+    Attributes:
+      arch: fixed: `{key: int | str | tuple}`.
+      score: what it was ranked by, larger is better: the mean reward on the examples it was scored on.
+      metrics: loss and metrics there.
+    """
+
+    arch: dict[str, int | str | tuple]
+    score: float
+    metrics: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+      arch: the derived architecture, fixed: `{key: int | str | tuple}`; for `jaxnas.export`.
+      alphas: `{key: float [n_candidates]}`, the logits at the end; `{}` where an algorithm has none (ENAS).
+      variables: the supernet's variables at the end, `{"params": …, …}`.
+      history: one dict per epoch; see the algorithm's `search`.
+      space: the space searched.
+      model_fn: the model searched.
+      example: shape and dtype of the model's input, batch of one.
+      state: the algorithm's state at the end, `variables` and all else.
+      candidates: the architectures scored to derive `arch`, best first; `()` where there were none (DARTS).
+    """
+
+    arch: dict[str, int | str | tuple]
+    alphas: dict[str, np.ndarray]
+    variables: dict[str, Any]
+    history: list[dict[str, Any]]
+    space: Space
+    model_fn: Any
+    example: jax.ShapeDtypeStruct
+    state: Any = None
+    candidates: tuple[Candidate, ...] = ()
+
+    def top(self, k: int) -> list[Candidate]:
+        """The k best architectures that were scored (fewer if fewer were), best first: `[(arch, score, metrics)]`.
+
+        Raises:
+          ValueError: if the search scored none.
+        """
+        check_at_least(1, k=k)
+        if not self.candidates:
+            raise ValueError(
+                "this search scored no architectures beside the one it derived; jaxnas.evaluate scores any."
+            )
+        return list(self.candidates[:k])
+
+    def fixed_model(self) -> FixedModel:
+        """The found architecture as a plain Flax module."""
+        return apply_fixed_architecture(self.model_fn, self.arch)
+
+    def inherit(self) -> dict[str, Any]:
+        """The supernet's variables for `fixed_model()`, to start its training from; see `jaxnas.inherit`."""
+        return inherit(self.fixed_model(), self.variables, self.example)
+
+
+def read_result(path: str | os.PathLike, *, space: Space, model_fn: Any, example: jax.ShapeDtypeStruct) -> SearchResult:
+    """What a search that has ended, well or not, had returned, but for its `state`, which is None.
+
+    Args:
+      path: its run directory.
+      space, model_fn, example: see `SearchResult`.
+
+    Raises:
+      RunError: if a file is damaged.
+    """
+    ended = runs.with_decisions(runs.read_result(path))
+    history = [runs.with_decisions(record) for record in runs.read_history(path)]
+    alphas = ended.get("alphas") or (history[-1].get("alphas", {}) if history else {})
+    found = [runs.with_decisions(candidate) for candidate in ended.get("candidates", ())]
+    return SearchResult(
+        arch=ended["arch"],
+        alphas={key: np.asarray(logits, np.float32) for key, logits in alphas.items()},
+        variables=runs.read_weights(path),
+        history=history,
+        space=space,
+        model_fn=model_fn,
+        example=example,
+        candidates=tuple(Candidate(**candidate) for candidate in found),
+    )

@@ -1,0 +1,1 @@
+"""What one-shot methods are assembled from."""

@@ -1,0 +1,66 @@
+"""Training a supernet's weights for a given architecture: the part that all one-shot algorithms share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import optax
+
+from jaxnas.model import functional
+from jaxnas.oneshot.engine.base import SearchState
+from jaxnas.programs.evaluation import LossFn, MetricsFn
+
+State = TypeVar("State", bound=SearchState)
+
+
+class Supernet(NamedTuple):
+    """A supernet's weights as something to be trained, as pure functions.
+
+    Attributes:
+      loss: `(params, model_state, arch, (x, y), rng) -> (loss, (metrics, model_state))`, in training mode.
+      train: `(state, arch, (x, y), rng) -> (state, report)`: one step of the weights. Report, float32 `[]`:
+        `train_loss`, `train_<metric>`, `weight_grad_norm` (before clipping).
+    """
+
+    loss: Callable[..., tuple[jax.Array, Any]]
+    train: Callable[..., tuple[Any, dict[str, jax.Array]]]
+
+
+def supernet(
+    model: functional.ModelFns,
+    *,
+    optimizer: optax.GradientTransformation,
+    grad_clip: float | None,
+    loss_fn: LossFn,
+    metrics: MetricsFn,
+) -> Supernet:
+    """Builds the training of a supernet.
+
+    Args:
+      model: the supernet as pure functions.
+      optimizer: any optax optimiser, of the weights.
+      grad_clip: largest global norm of the gradient, or None.
+      loss_fn, metrics: of (output, labels).
+    """
+    clip = optax.identity() if grad_clip is None else optax.clip_by_global_norm(grad_clip)
+
+    def loss(params: Any, model_state: Any, arch: Any, batch: Any, rng: jax.Array) -> tuple[jax.Array, Any]:
+        x, y = batch
+        variables = {"params": params, **model_state}
+        output, updates = model.apply(variables, x, arch, train=True, rngs=rng, mutable=list(model_state))
+        return loss_fn(output, y), (metrics(output, y), {**model_state, **updates})
+
+    def train(state: State, arch: Any, batch: Any, rng: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        (value, (scores, model_state)), gradients = jax.value_and_grad(loss, has_aux=True)(
+            state.params, state.model_state, arch, batch, rng
+        )
+        clipped, _ = clip.update(gradients, clip.init(state.params))
+        updates, opt_state = optimizer.update(clipped, state.weight_opt_state, state.params)
+        report = {"train_loss": value, "weight_grad_norm": optax.global_norm(gradients)}
+        report |= {f"train_{name}": score for name, score in scores.items()}
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(params=params, model_state=model_state, weight_opt_state=opt_state), report  # type: ignore[attr-defined]
+
+    return Supernet(loss, train)

@@ -1,0 +1,1 @@
+"""Distributions over architectures that can be sampled, scored and trained."""

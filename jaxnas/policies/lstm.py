@@ -1,0 +1,358 @@
+"""The ENAS controller: an LSTM that walks the choices of a space in order and decides each in turn.
+
+Efficient Neural Architecture Search via Parameter Sharing. Pham, Guan, Zoph, Le, Dean; ICML 2018; arXiv
+1802.03268, sections 2.2 to 2.4.
+
+The walk is a table with one row per step of the LSTM, so a space of any length compiles to one scan over one
+LSTM cell. A step first moves the LSTM, whose input is the vector of what was decided last plus an embedding of the
+step, then decides:
+
+* a *layer*: a softmax over the candidates, each with an output vector; the next input is the embedding of the
+  candidate chosen;
+* a *pointer* (an input, one of n): a softmax of the attention to the candidates' anchors; the next input is the
+  anchor chosen;
+* a *subset* (inputs, any of n): a Bernoulli per input from the same attention; the next input is
+  sum(chosen anchors) / (1 + number chosen);
+* or nothing: the step only makes an anchor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.errors import ArchitectureError
+from jaxnas.model.architecture import LAYER, Arch, ChoiceSpec
+from jaxnas.model.space import Space
+
+_NOTHING, _LAYER, _POINTER, _SUBSET = range(4)
+_FAR = -1e30  # a logit of what cannot be chosen; infinity would make NaN gradients
+
+Bias = Callable[[str, ChoiceSpec], Sequence[float] | None]
+"""(key, spec of a LayerChoice) -> what to add to its logits, float [n_candidates], or None for nothing."""
+
+
+class Sample(NamedTuple):
+    """One pass of the controller.
+
+    Attributes:
+      arch: `{key: int32 [] | bool [n]}`, as `Space.sample` gives it.
+      log_prob: float32 `[]`, logarithm of the architecture's probability.
+      entropy: float32 `[]`, in nats: the sum of the entropies of the decisions' distributions on this path. Its
+        mean over samples is the entropy of the policy.
+      skip_penalty: float32 `[]`, in nats: the sum over any-subset inputs of KL(probability || skip target).
+    """
+
+    arch: dict[str, jax.Array]
+    log_prob: jax.Array
+    entropy: jax.Array
+    skip_penalty: jax.Array
+
+
+class Controller(NamedTuple):
+    """A policy over the architectures of a space, as pure functions for jit, vmap and grad.
+
+    Attributes:
+      init: `(rng) -> params`.
+      sample: `(params, rng) -> Sample`. `jax.vmap(sample, (None, 0))(params, keys)` draws many.
+      score: `(params, arch) -> Sample` of a given architecture (fixed or sampled), by teacher forcing; equals
+        what sampling it gave. Raises ArchitectureError for one that the controller cannot produce.
+      space: the space it decides.
+    """
+
+    init: Callable[[jax.Array], Any]
+    sample: Callable[[Any, jax.Array], Sample]
+    score: Callable[[Any, Arch], Sample]
+    space: Space
+
+
+def controller(
+    space: Space,
+    *,
+    lstm_size: int = 64,
+    lstm_layers: int = 1,
+    temperature: float | None = None,
+    tanh_constant: float | None = 1.5,
+    op_tanh_reduce: float = 1.0,
+    skip_target: float = 0.4,
+    cell_exit_extra_step: bool = False,
+    branch_bias: Bias | None = None,
+    step_embedding: bool = True,
+) -> Controller:
+    """Builds a controller for a space. Defaults are those of NNI's `EnasMutator`.
+
+    LayerChoices with the same candidates (names, or number if they have none) share embeddings and output
+    vectors, as all of them do in the paper; others have their own, so numbers of candidates may differ.
+
+    The anchor of an InputChoice's candidate is the LSTM's state at the choice that `choose_from` names, or at the
+    last choice of the *group* it names: `"layer_3"` stands for all keys that begin with `"layer_3/"` (NNI's
+    MutableScope). A candidate that names neither gets an anchor of its own, from one more step.
+
+    Args:
+      space: what to decide.
+      lstm_size: width of the LSTM and of all embeddings.
+      lstm_layers: number of LSTM layers, without biases.
+      temperature: divides the logits, if given.
+      tanh_constant: logits are `tanh_constant · tanh(logits)`, which keeps the policy from collapsing: with 1.5
+        no probability of 6 candidates exceeds 0.80. None for no bound.
+      op_tanh_reduce: divides `tanh_constant` for LayerChoices (2.5 in the authors' code, 1 in NNI).
+      skip_target: probability of an input that `skip_penalty` draws to; between 0 and 1.
+      cell_exit_extra_step: makes the anchor of a group from one more step at the group's end, after which the
+        walk goes on from the start embedding (the authors' micro controller).
+      branch_bias: fixed offsets of LayerChoices' logits; see `reduction_bias`.
+      step_embedding: add a learnt embedding of the step to the LSTM's input, so that it can tell the steps apart from
+        the start; the attention's matrices then start at ±1 rather than ±0.1. The paper's controller has neither, and
+        must learn to count before one layer can differ from those before it (docs/design.md has the
+        measurement). False for the paper's.
+
+    Raises:
+      ArchitectureError: if the space is empty, or a choice takes more than one and not any number of inputs.
+      ValueError: for sizes below 1, or constants that are not positive.
+    """
+    _check(space, lstm_size, lstm_layers, temperature, tanh_constant, op_tanh_reduce, skip_target)
+    walk = _plan(space, cell_exit_extra_step, branch_bias)
+    steps, width = walk.rows.shape
+    bounds = None if tanh_constant is None else np.where(walk.kind == _LAYER, 1 / op_tanh_reduce, 1.0) * tanh_constant
+
+    def init(rng: jax.Array) -> dict[str, Any]:
+        names = ("start", "op_embedding", "op_output", "anchor", "query", "attention")
+        op_shape, square = (walk.vocabulary, lstm_size), (lstm_size, lstm_size)
+        shapes = ((lstm_size,), op_shape, op_shape, square, square, (lstm_size,))
+        keys = jax.random.split(rng, len(names) + lstm_layers + 1)
+
+        def uniform(key: jax.Array, shape: tuple[int, ...], bound: float = 0.1) -> jax.Array:
+            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)  # 0.1 as in the authors' code
+
+        wide = {"anchor": 1.0, "query": 1.0} if step_embedding else {}
+        params: dict[str, Any] = {
+            name: uniform(key, shape, wide.get(name, 0.1))
+            for name, key, shape in zip(names, keys, shapes, strict=False)
+        }
+        params["lstm"] = [uniform(k, (2 * lstm_size, 4 * lstm_size)) for k in keys[len(names) : -1]]
+        if step_embedding:  # large beside the other inputs, or steps would look alike
+            params["step"] = uniform(keys[-1], (steps, lstm_size), 1.0)
+        return params
+
+    def run(params: Any, choose: Callable[[Any, jax.Array, jax.Array], jax.Array], given: Any) -> tuple:
+        """Scans the walk. `choose(given at this step, logits [n], is_subset) -> bool [n]` decides."""
+
+        def step(carry: tuple, row: tuple) -> tuple[tuple, tuple]:
+            states, x, hidden, keys = carry
+            t, kind, rows, valid, bias, bound, restart, given = row
+            states, h = _lstm(params["lstm"], states, x + params["step"][t] if step_embedding else x)
+            hidden, keys = hidden.at[t].set(h), keys.at[t].set(h @ params["anchor"])
+
+            is_layer, is_subset = kind == _LAYER, kind == _SUBSET
+            attention = jnp.tanh(keys[rows] + h @ params["query"]) @ params["attention"]
+            logits = jnp.where(is_layer, params["op_output"][rows] @ h, attention)
+            logits = logits if temperature is None else logits / temperature
+            logits = logits if bounds is None else bound * jnp.tanh(logits)
+            logits = logits + bias
+
+            # A subset's logits are (-q, q) for (leave, take), so its probability is sigmoid(2 q).
+            take, leave = jax.nn.log_sigmoid(2 * logits), jax.nn.log_sigmoid(-2 * logits)
+            one = jax.nn.log_softmax(jnp.where(valid, logits, _FAR))
+            chosen = choose(given, jnp.where(valid, logits, _FAR), is_subset) & valid
+            log_prob = jnp.where(is_subset, jnp.where(chosen, take, leave), jnp.where(chosen, one, 0))
+            p, q = jnp.exp(take), jnp.exp(leave)
+            entropy = -jnp.where(is_subset, p * take + q * leave, jnp.exp(one) * one)
+            penalty = p * (take - np.log(skip_target)) + q * (leave - np.log1p(-skip_target))
+            penalty = jnp.where(is_subset, penalty, 0)
+
+            vectors = jnp.where(is_layer, params["op_embedding"][rows], hidden[rows])
+            picked = chosen.astype(h.dtype) @ vectors / jnp.where(is_subset, 1 + chosen.sum(), 1)
+            x = jnp.where(restart, params["start"], jnp.where(kind == _NOTHING, x, picked))
+            sums = [jnp.where(valid, v, 0).sum() for v in (log_prob, entropy, penalty)]
+            return (states, x, hidden, keys), (chosen, *sums)
+
+        zeros = jnp.zeros(lstm_size)
+        memory = jnp.zeros((steps, lstm_size))
+        carry = ([(zeros, zeros)] * lstm_layers, params["start"], memory, memory)
+        bound = np.ones(steps) if bounds is None else bounds
+        columns = (np.arange(steps), walk.kind, walk.rows, walk.valid, walk.bias, bound, walk.restart)
+        table = tuple(jnp.asarray(column, jnp.float32 if column.dtype == float else None) for column in columns)
+        _, (chosen, *sums) = jax.lax.scan(step, carry, (*table, given))
+        return chosen, *(values.sum() for values in sums)
+
+    def sample(params: Any, rng: jax.Array) -> Sample:
+        def draw(key: jax.Array, logits: jax.Array, is_subset: jax.Array) -> jax.Array:
+            one_key, subset_key = jax.random.split(key)
+            one = jnp.arange(width) == jax.random.categorical(one_key, logits)
+            return jnp.where(is_subset, jax.random.bernoulli(subset_key, jax.nn.sigmoid(2 * logits)), one)
+
+        chosen, *sums = run(params, draw, jax.random.split(rng, steps))
+        return Sample(_decode(space, walk, chosen), *sums)
+
+    def score(params: Any, arch: Arch) -> Sample:
+        arch = space.sampled(arch)
+        _, *sums = run(params, lambda given, logits, is_subset: given, _encode(space, walk, arch))
+        return Sample(arch, *sums)
+
+    return Controller(init, sample, score, space)
+
+
+def reduction_bias(amount: float = 0.25) -> Bias:
+    """NNI's branch bias: in LayerChoices with "reduce" in their key, `+amount` for convolutions, `-amount` for others.
+
+    A convolution is a candidate with "conv" in its name. (The authors' code adds it to the normal cell instead.)
+    """
+
+    def bias(key: str, spec: ChoiceSpec) -> Sequence[float] | None:
+        if "reduce" not in key or spec.names is None:
+            return None
+        return [amount if "conv" in name else -amount for name in spec.names]
+
+    return bias
+
+
+def _lstm(weights: Sequence[jax.Array], states: list, x: jax.Array) -> tuple[list, jax.Array]:
+    """One step of stacked LSTM layers without biases; states are pairs (cell, hidden)."""
+    new = []
+    for w, (c, h) in zip(weights, states, strict=True):
+        i, f, o, g = jnp.split(jnp.concatenate([x, h]) @ w, 4)
+        c = jax.nn.sigmoid(i) * jnp.tanh(g) + jax.nn.sigmoid(f) * c
+        x = jax.nn.sigmoid(o) * jnp.tanh(c)
+        new.append((c, x))
+    return new, x
+
+
+# ---------------------------------------------------------------------------- the walk
+
+
+class _Walk(NamedTuple):
+    """The walk as a table: T steps, N the largest number of candidates.
+
+    Attributes:
+      kind: int `[T]`.
+      rows: int `[T, N]`: for a layer the candidates' rows in the vocabulary, else the steps of their anchors.
+      valid: bool `[T, N]`: which entries are candidates.
+      bias: float `[T, N]`.
+      restart: bool `[T]`: whether the next input is the start embedding.
+      position: the step at which each key is decided.
+      vocabulary: number of different layer candidates.
+    """
+
+    kind: np.ndarray
+    rows: np.ndarray
+    valid: np.ndarray
+    bias: np.ndarray
+    restart: np.ndarray
+    position: dict[str, int]
+    vocabulary: int
+
+
+def _plan(space: Space, cell_exit_extra_step: bool, branch_bias: Bias | None) -> _Walk:
+    kinds: list[int] = []
+    rows: list[list[int]] = []
+    bias: list[Sequence[float]] = []
+    restart: list[bool] = []
+    position: dict[str, int] = {}
+    anchors: dict[str, int] = {}
+    vocabulary: dict[Any, int] = {}
+
+    def add(kind: int, candidates: Sequence[int] = (), offsets: Sequence[float] | None = None, *, end=False) -> int:
+        kinds.append(kind)
+        rows.append(list(candidates))
+        bias.append([0.0] * len(candidates) if offsets is None else offsets)
+        restart.append(end)
+        return len(kinds) - 1
+
+    def anchor(name: str | None) -> int:
+        if name in position:
+            return position[name]
+        if name and name in anchors:
+            return anchors[name]
+        step = add(_NOTHING)
+        if name:  # NO_KEY and unnamed candidates are each a source of their own
+            anchors[name] = step
+        return step
+
+    keys = list(space)
+    groups = {name for spec in space.values() if spec.kind != LAYER for name in spec.names or () if name}
+    for i, key in enumerate(keys):
+        spec = space[key]
+        if spec.kind == LAYER:
+            first = vocabulary.setdefault(spec.labels, sum(map(len, vocabulary)))
+            offsets = None if branch_bias is None else _offsets(key, spec, branch_bias)
+            position[key] = add(_LAYER, range(first, first + spec.n_candidates), offsets)
+        else:
+            sources = [anchor(name) for name in spec.names or [None] * spec.n_candidates]
+            position[key] = add(_SUBSET if spec.n_chosen is None else _POINTER, sources)
+        for name in groups & set(_groups_of(key)):
+            anchors[name] = position[key]
+            if cell_exit_extra_step and not any(name in _groups_of(later) for later in keys[i + 1 :]):
+                anchors[name] = add(_NOTHING, end=True)
+
+    width = max(map(len, rows))
+
+    def padded(values: Sequence[Sequence], dtype: Any) -> np.ndarray:
+        return np.array([[*row, *[0] * (width - len(row))] for row in values], dtype)
+
+    return _Walk(
+        kind=np.array(kinds),
+        rows=padded(rows, int),
+        valid=padded([[True] * len(row) for row in rows], bool),
+        bias=padded(bias, float),
+        restart=np.array(restart),
+        position=position,
+        vocabulary=max(1, sum(map(len, vocabulary))),
+    )
+
+
+def _groups_of(key: str) -> list[str]:
+    """`"a/b/c"` belongs to the groups `"a"` and `"a/b"`."""
+    parts = key.split("/")
+    return ["/".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _offsets(key: str, spec: ChoiceSpec, branch_bias: Bias) -> Sequence[float] | None:
+    offsets = branch_bias(key, spec)
+    if offsets is not None and np.shape(offsets) != (spec.n_candidates,):
+        raise ValueError(
+            f"branch_bias gives shape {np.shape(offsets)} for choice {key!r} ({spec}); expected ({spec.n_candidates},)."
+        )
+    return offsets
+
+
+def _decode(space: Space, walk: _Walk, chosen: jax.Array) -> dict[str, jax.Array]:
+    """bool `[T, N]` as an architecture."""
+    arch = {}
+    for key, spec in space.items():
+        row = chosen[walk.position[key], : spec.n_candidates]
+        arch[key] = row if spec.n_chosen is None else jnp.argmax(row).astype(jnp.int32)
+    return arch
+
+
+def _encode(space: Space, walk: _Walk, arch: Mapping[str, jax.Array]) -> jax.Array:
+    """A sampled architecture as bool `[T, N]`."""
+    chosen = jnp.zeros(walk.valid.shape, bool)
+    for key, spec in space.items():
+        value = arch[key]
+        row = value if spec.n_chosen is None else jnp.arange(spec.n_candidates) == value
+        chosen = chosen.at[walk.position[key], : spec.n_candidates].set(row)
+    return chosen
+
+
+def _check(space, lstm_size, lstm_layers, temperature, tanh_constant, op_tanh_reduce, skip_target) -> None:
+    if not space:
+        raise ArchitectureError("the space has no choices: there is nothing for a controller to decide.")
+    for key, spec in space.items():
+        if spec.n_chosen not in (1, None):
+            raise ArchitectureError(
+                f"choice {key!r} ({spec}): the ENAS controller decides LayerChoices, and InputChoices with n_chosen=1 "
+                f"(a pointer) or n_chosen=None (any subset); got n_chosen={spec.n_chosen}. Use {spec.n_chosen} "
+                "InputChoices with n_chosen=1 instead."
+            )
+    for name, size in {"lstm_size": lstm_size, "lstm_layers": lstm_layers}.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a positive integer; got {size!r}.")
+    constants = {"temperature": temperature, "tanh_constant": tanh_constant, "op_tanh_reduce": op_tanh_reduce}
+    for name, value in constants.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive; got {value!r}.")
+    if not 0 < skip_target < 1:
+        raise ValueError(f"skip_target must lie between 0 and 1; got {skip_target!r}.")

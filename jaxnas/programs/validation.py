@@ -1,0 +1,164 @@
+"""How good architectures are in a supernet: with its weights, and batch statistics of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.checks import check_at_least
+from jaxnas.data import Dataset, as_dataset
+from jaxnas.errors import ArchitectureError, DataError
+from jaxnas.model import functional
+from jaxnas.model.architecture import Arch, is_array, is_mixture
+from jaxnas.model.space import Space, trace
+from jaxnas.programs.evaluation import LossFn, MetricsFn, make_evaluator, make_recalibration, objective
+
+RECALIBRATION_BATCHES = 10
+
+Validate = Callable[..., dict[str, float]]
+"""(variables, arch, examples, calibration=None) -> {"loss": float, metric: float}; see `make_validation`."""
+
+
+def make_validation(
+    model_fn: Any,
+    dataset: Dataset,
+    loss_fn: LossFn,
+    metrics: MetricsFn,
+    *,
+    images: jax.Array,
+    labels: jax.Array,
+    calibration_images: jax.Array,
+    batch_size: int = 256,
+) -> Validate:
+    """Builds a function that scores one architecture of a supernet; architectures of one kind share a compilation.
+
+    Args:
+      model_fn: the model with open choices.
+      dataset: for its normalisation.
+      loss_fn, metrics, batch_size: see `jaxnas.programs.evaluation.make_evaluator`.
+      images, labels: a split (raw), on the device.
+      calibration_images: raw images from which batch statistics are recomputed.
+
+    Returns:
+      `validate(variables, arch, examples, calibration=None)`, where `examples`, int `[n]`, says which of the images to
+      use, and `calibration`, int `[K, B]`, from which batches to recompute the batch statistics first, if at all.
+    """
+    model = functional.model_fns(model_fn)
+
+    def forward(variables: Any, arch: Any, x: jax.Array) -> Any:
+        return model.apply(variables, x, arch)
+
+    def forward_train(variables: Any, arch: Any, x: jax.Array) -> Any:
+        rng = jax.random.key(0)  # dropout, if any, need not vary here
+        return model.apply(variables, x, arch, train=True, rngs=rng, mutable=["batch_stats"])[1]
+
+    evaluate = make_evaluator(forward, dataset, loss_fn, metrics, batch_size)
+    statistics = make_recalibration(forward_train, dataset)
+
+    def validate(
+        variables: Any, arch: Any, examples: np.ndarray, calibration: np.ndarray | None = None
+    ) -> dict[str, float]:
+        if calibration is not None and "batch_stats" in variables:
+            variables = statistics(variables, arch, calibration_images, calibration)
+        return evaluate(variables, arch, images, labels, examples)
+
+    return validate
+
+
+def evaluate(
+    model_fn: Any,
+    variables: Mapping[str, Any],
+    archs: Sequence[Arch] | Mapping[str, Any],
+    data: Any,
+    *,
+    split: str | None = None,
+    recalibrate: bool = False,
+    batch_size: int = 256,
+    loss_fn: LossFn | None = None,
+    metrics: MetricsFn | None = None,
+    data_dir: str | os.PathLike | None = None,
+) -> dict[str, np.ndarray]:
+    """Scores many architectures of a trained supernet, with its weights.
+
+    Architectures given as decisions are computed as sampled indices, one after the other: each costs what its own
+    path costs, and one compilation serves them all. Those given as weights are computed as mixtures.
+
+    Args:
+      model_fn: the model with open choices.
+      variables: the supernet's, for instance `SearchResult.variables`.
+      archs: a list of architectures, each of decisions or of weights; or one dict whose leaves have a leading axis
+        N, as `jax.vmap(space.sample)(keys)` gives it.
+      data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`.
+      split: `"test"` or `"train"`. Default: the test data if there are any, else the training data.
+      recalibrate: recompute the batch statistics of each architecture from 10 batches of 64, evenly spread over the
+        training data. A supernet's running statistics are those of all its architectures mixed, and tell little
+        about one (SPOS, arXiv 1904.00420, section 3.4).
+      batch_size: examples at once.
+      loss_fn: (output, labels) -> scalar mean. Default: cross-entropy of logits.
+      metrics: (output, labels) -> {name: scalar mean}. Default: accuracy.
+      data_dir: where a data set named in `data` lies.
+
+    Returns:
+      `{"loss": float64 [N], "accuracy" or your metrics: float64 [N]}`, in the order of `archs`.
+
+    Raises:
+      ArchitectureError: if an architecture does not fit the model.
+      DataError: if the data do not fit the model, or have no such split.
+    """
+    dataset = as_dataset(data, data_dir=data_dir)
+    space, output = trace(model_fn, dataset.example())
+    loss_fn, metrics = objective(loss_fn, metrics, dataset, output)
+    check_at_least(1, batch_size=batch_size)
+    images, labels = (jnp.asarray(a) for a in _split(dataset, split))
+    count, size = len(dataset.x_train), min(64, len(dataset.x_train))
+    rows = min(RECALIBRATION_BATCHES, count // size)
+    spread = np.arange(rows * size) * count // (rows * size)  # each batch spans the data, which may be sorted
+    validate = make_validation(
+        model_fn,
+        dataset,
+        loss_fn,
+        metrics,
+        images=images,
+        labels=labels,
+        calibration_images=jnp.asarray(dataset.x_train) if recalibrate else images,
+        batch_size=batch_size,
+    )
+    examples, calibration = np.arange(len(images)), spread.reshape(size, rows).T if recalibrate else None
+    scores = [validate(variables, arch, examples, calibration) for arch in _computable(space, archs)]
+    return {name: np.array([score[name] for score in scores]) for name in scores[0]}
+
+
+def _split(dataset: Dataset, split: str | None) -> tuple[np.ndarray, np.ndarray]:
+    if split not in ("train", "test", None):
+        raise DataError(f'split must be "train" or "test"; got {split!r}.')
+    if split == "test" and dataset.x_test is None:
+        raise DataError(f"{dataset.name}: has no test data; give x_test and y_test, or split='train'.")
+    if split == "train" or dataset.x_test is None:
+        return dataset.x_train, dataset.y_train
+    return dataset.x_test, dataset.y_test
+
+
+def _computable(space: Space, archs: Sequence[Arch] | Mapping[str, Any]) -> list[dict[str, jax.Array]]:
+    """Each architecture as arrays: weights as they are, decisions as indices and masks."""
+    if isinstance(archs, Mapping):
+        lengths = {len(leaf) for leaf in archs.values() if np.ndim(leaf)}
+        if len(lengths) != 1 or not all(is_array(leaf) and np.ndim(leaf) for leaf in archs.values()):
+            raise ArchitectureError(
+                "archs must be a list of architectures, or a dict of arrays that share a leading axis; got a dict with "
+                f"shapes { ({key: np.shape(leaf) for key, leaf in archs.items()}) }. For one architecture give [arch]."
+            )
+        host = jax.device_get(dict(archs))
+        archs = [{key: leaf[i] for key, leaf in host.items()} for i in range(lengths.pop())]
+    if not len(archs):
+        raise ArchitectureError("archs is empty: there is nothing to evaluate.")
+
+    def arrays(arch: Arch) -> dict[str, jax.Array]:
+        space.validate(arch)
+        return {key: jnp.asarray(arch[key]) for key in space} if is_mixture(arch) else space.sampled(arch)
+
+    return [arrays(arch) for arch in archs]
