@@ -26,8 +26,9 @@ FLOORS = (
     ("callbacks",),
     ("training",),
     ("report",),
+    ("__init__",),
     ("cli",),
-    ("__init__", "__main__"),
+    ("__main__",),
 )
 """From the ground up: a room imports only from floors below its own."""
 
