@@ -16,6 +16,13 @@ def check_at_least(least: int, **values: Any) -> None:
             raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}.")
 
 
+def check_positive(**values: Any) -> None:
+    """Raises ValueError unless each of the named values is a finite number above 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be a number above 0; got {value!r}.")
+
+
 def check_seed(seed: int) -> None:
     """Raises ValueError unless a seed is one that JAX does not cut off."""
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:

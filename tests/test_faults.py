@@ -121,7 +121,7 @@ def test_ten_kills_change_nothing(name, tmp_path, environment, found, whole_dart
     if runs.status(cut) is None:
         code, out, error = finished(environment, *command, "--out", cut)
         assert code == 0, error
-        assert "going on after" in out
+        assert "resuming after" in out
     assert kills == 10
     assert_same_run(whole, cut)
     assert list(cut.glob("checkpoints/*")) == []
@@ -139,7 +139,7 @@ def test_a_command_that_is_asked_to_stop_saves_and_says_how_to_go_on(number, tmp
     assert process.returncode == 128 + number
     assert f"{number.name}: finishing this step" in error
     assert f"interrupted by {number.name} after" in error
-    assert "the same call goes on from there" in error
+    assert "the same call resumes from there" in error
     assert "Traceback" not in error
     assert runs.resumable(cut)
     assert finished(environment, *DARTS, "--out", cut)[0] == 0

@@ -116,7 +116,7 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(number, tmp_path, ca
     whole = darts(None)
     before = signal.getsignal(number)
     kill = AfterStep(1, 3, lambda: signal.raise_signal(number))
-    with pytest.raises(jaxnas.Interrupted, match=f"{number.name} after step 3 of epoch 2.*same call goes on") as told:
+    with pytest.raises(jaxnas.Interrupted, match=f"{number.name} after step 3 of epoch 2.*same call resumes") as told:
         darts(tmp_path, callbacks=[kill])
     assert told.value.signal == number
     assert "finishing this step" in capfd.readouterr().err
@@ -171,7 +171,7 @@ def test_max_minutes_stops_in_time_and_the_same_call_goes_on(tmp_path, capsys):
         result = darts(tmp_path, max_minutes=0, progress=True)
         assert len(result.history) == done
         assert set(result.arch) == {"op", "one", "any"}
-        assert f"stopped in time after epoch {done} of 4" in capsys.readouterr().out
+        assert f"stopped at the time limit after epoch {done} of 4" in capsys.readouterr().out
     same_bits(whole, darts(tmp_path, max_minutes=0))
 
 
@@ -180,7 +180,7 @@ def test_max_minutes_stops_within_an_epoch_that_would_take_long(tmp_path, monkey
     monkeypatch.setattr(session, "_MOMENT", 0.0)
     result = fit(tmp_path, max_minutes=0, progress=True)
     assert result.history == []
-    assert "stopped in time after step 2 of epoch 1 of 4" in capsys.readouterr().out
+    assert "stopped at the time limit after step 2 of epoch 1 of 4" in capsys.readouterr().out
     assert checkpoints.newest(tmp_path / "checkpoints") == "000000-00-00000002"
     monkeypatch.undo()
     assert len(fit(tmp_path, max_minutes=0).history) == 1

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,19 +23,21 @@ FixedArch = dict[str, int | str | tuple]
 
 
 class Trial(NamedTuple):
-    """One architecture evaluated.
+    """One architecture evaluated: by an evaluator, or by a one-shot search with the supernet's weights.
 
     Attributes:
       arch: its decisions.
-      score: what the evaluator gave, larger is better; NaN if it failed.
+      score: what it was ranked by, larger is better; NaN if the evaluation failed.
       error: why it failed, or None.
-      seconds: time of the evaluation.
+      seconds: time of the evaluation; 0 where none is kept (one-shot searches).
+      metrics: what else was measured (one-shot searches: loss and metrics).
     """
 
     arch: FixedArch
     score: float
-    error: str | None
-    seconds: float
+    error: str | None = None
+    seconds: float = 0.0
+    metrics: Mapping[str, float] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +254,8 @@ class History:
             return
         score = None if math.isnan(trial.score) else trial.score
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**trial._asdict(), "score": score}) + "\n")
+            line = {"arch": trial.arch, "score": score, "error": trial.error, "seconds": trial.seconds}
+            file.write(json.dumps(line) + "\n")
 
 
 def _check_search(path: Path, found: Any, expected: dict[str, Any]) -> None:

@@ -55,29 +55,41 @@ class Call(NamedTuple):
     compile_seconds: float
 
 
+class EpochProgram(NamedTuple):
+    """One epoch, compiled, with the data on the device; of one state, or of several that are stepped as one.
+
+    Attributes:
+      run: `(state, rng, streams, *, start=0, before=None, after_call=None) -> Epoch`. A stream is an index array
+        `[steps, B]`, or None for a batch of None. `state` is donated. An epoch that was cut off is resumed with
+        `start`, the steps done, and `before`, their metrics. `after_call(Call) -> bool` is called after each compiled
+        call; True ends the epoch there.
+      watched: metrics that must stay finite. Once one is not, the state no longer changes.
+      layout: of the states: with S of them the state, the key and the streams have a leading axis S.
+    """
+
+    run: Callable[..., Epoch]
+    watched: Sequence[str]
+    layout: Layout
+
+
 def make_epoch(
     step: Callable,
     dataset: Dataset,
     *,
+    images: jax.Array,
+    labels: jax.Array,
     watched: Sequence[str],
     steps_per_call: int | None = None,
     layout: Layout = ONE,
-) -> Callable:
-    """Builds a function that runs one epoch.
+) -> EpochProgram:
+    """Builds the program of one epoch.
 
     Args:
       step: `(state, *batches) -> (state, metrics)`, pure; a batch is `(x, y)` or None.
       dataset: for normalisation and augmentation, which happen inside jit.
-      watched: metrics that must stay finite. Once one is not, the state no longer changes.
-      steps_per_call: steps in one compiled call. Default: 1 on CPU, where gradients of convolutions are
-        slow inside a loop, else the largest divisor of the epoch's steps up to 50.
-      layout: of many states that are stepped at once: the state, the key and the streams have a leading axis S.
-
-    Returns:
-      `run(state, rng, images, labels, streams, *, start=0, before=None, after_call=None) -> Epoch`. A stream is an
-      index array `[steps, B]`, or None for a batch of None. `state` is donated. An epoch that was cut off goes on
-      with `start`, the steps done, and `before`, their metrics. `after_call(Call) -> bool` is called after each
-      compiled call; True ends the epoch there.
+      images, labels: the training data (raw), on the device.
+      watched, layout: see `EpochProgram`.
+      steps_per_call: see `jaxnas.runs.options.RunOptions`.
     """
 
     if steps_per_call is not None and (not isinstance(steps_per_call, int) or steps_per_call < 1):
@@ -106,8 +118,9 @@ def make_epoch(
 
     call = jax.jit(layout.mapped(steps_of_one), donate_argnums=0)
     compiled: set[Any] = set()
+    data = layout.share((images, labels))
 
-    def run(state, rng, images, labels, streams, *, start=0, before=None, after_call=None) -> Epoch:
+    def run(state, rng, streams, *, start=0, before=None, after_call=None) -> Epoch:
         steps = next(s.shape[-2] for s in streams if s is not None)
         chunk = steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
         chunk = max(d for d in range(1, min(chunk, steps) + 1) if steps % d == 0)
@@ -122,7 +135,7 @@ def make_epoch(
         for first in range(start, steps, chunk):
             part = tuple(None if s is None else s[..., first : first + chunk, :] for s in streams)
             began = time.perf_counter()
-            carry, metrics = call(carry, rng, part, images, labels, first)
+            carry, metrics = call(carry, rng, part, *data, first)
             collected.append(metrics)
             if form not in compiled:
                 jax.block_until_ready(carry)
@@ -142,7 +155,7 @@ def make_epoch(
                 break
         return Epoch(carry[0], gathered(collected), seconds, done)
 
-    return run
+    return EpochProgram(run, watched, layout)
 
 
 def gathered(collected: list[dict[str, Any]]) -> dict[str, np.ndarray]:
