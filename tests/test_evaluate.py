@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Zoo
 from flax import linen as nn
+from helpers import Zoo
 
 import jaxnas
 from jaxnas.model.functional import model_fns

@@ -9,10 +9,8 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from test_darts import Planted as DartsPlanted
-from test_darts import planted_data
-from test_enas import OPTIONS as ENAS_OPTIONS
-from test_enas import Planted as EnasPlanted
+from helpers import ENAS_OPTIONS, AfterStep, CutOffError, EnasPlanted, cut_after, planted_data, same_bits
+from helpers import Planted as DartsPlanted
 
 import jaxnas
 from jaxnas import runs
@@ -40,26 +38,6 @@ def fit(workdir, **options):
     return jaxnas.training.fit(nn.Dense(2), data, workdir=workdir, **{**SMALL, "progress": False, **options})
 
 
-class CutOffError(Exception):
-    """Stands for whatever ends a process."""
-
-
-def cut_after(epoch):
-    def progress(record):
-        if record["epoch"] == epoch:
-            raise CutOffError
-
-    return progress
-
-
-def same_bits(a, b):
-    leaves = zip(jax.tree.leaves(a.variables), jax.tree.leaves(b.variables), strict=True)
-    assert all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in leaves)
-    for one, other in zip(a.history, b.history, strict=True):
-        assert one.keys() == other.keys()
-        assert all(one[name] == other[name] for name in one if not name.endswith("seconds"))
-
-
 @pytest.mark.parametrize("run", [darts, enas, fit])
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(run, tmp_path):
     whole = run(tmp_path / "whole")
@@ -80,17 +58,6 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(run, tmp_path):
     assert not runs.working(tmp_path / "cut")
     with pytest.raises(jaxnas.RunError, match="holds a run already"):
         run(tmp_path / "cut")
-
-
-class AfterStep(jaxnas.callbacks.Callback):
-    """Does something after a step of an epoch; -1 is the last."""
-
-    def __init__(self, epoch, step, act):
-        self.at, self.act = (epoch, step), act
-
-    def on_step_end(self, step):
-        if self.at in ((step.epoch, step.step), (step.epoch, step.step - step.steps - 1)):
-            self.act()
 
 
 @pytest.mark.parametrize("run", [darts, enas, fit])

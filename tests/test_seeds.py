@@ -11,13 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Block
 from flax import linen as nn
+from helpers import ROOT, AfterStep, Block, CutOffError, assert_same_run, planted_data, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from test_darts import planted_data
-from test_faults import ROOT, assert_same_run
-from test_resume import AfterStep, CutOffError, same_bits
 
 import jaxnas
 from jaxnas import InputChoice, LayerChoice, runs

@@ -47,9 +47,7 @@ def runner(name, net, how, count, steps):
     algorithm = algorithm_of(name, net, plan.space)
     layout = ONE if how == "sequence" else make_layout(how, count, one_path=name == "enas")
     images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
-    program = make_epoch(
-        algorithm.step, dataset, images=images, labels=labels, watched=("train_loss",), layout=layout
-    )
+    program = make_epoch(algorithm.step, dataset, images=images, labels=labels, watched=("train_loss",), layout=layout)
     sample = dataset.example(BATCH), labels[:BATCH]
 
     def streams(i):
