@@ -10,11 +10,11 @@ from typing import Any, Unpack, overload
 
 import jax
 import jax.numpy as jnp
+from jaxnas.parts import Relaxation, part, softmax
 
 import jaxnas
 from jaxnas.oneshot.engine.options import SingleOptions
 from jaxnas.oneshot.engine.run import by_method, search_by
-from jaxnas.parts import Relaxation, part, softmax
 
 
 @part

@@ -1,7 +1,7 @@
 """DARTS and ENAS give what they gave before methods were made of parts: history, logits and decisions.
 
-`golden/searches.json` was written then, by these calls. Another processor may round otherwise, so numbers are compared to
-a tolerance here.
+`golden/searches.json` was written then, by these calls. Another processor may round otherwise, so numbers are compared
+to a tolerance here.
 """
 
 import json

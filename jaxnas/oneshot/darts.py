@@ -14,8 +14,8 @@ import optax
 
 from jaxnas.model.space import Space
 from jaxnas.oneshot.differentiable import DifferentiableState as DartsState
+from jaxnas.oneshot.differentiable import Parts, differentiable
 from jaxnas.oneshot.differentiable import algorithm as differentiable_algorithm
-from jaxnas.oneshot.differentiable import differentiable
 from jaxnas.oneshot.engine.base import Algorithm, Method
 from jaxnas.oneshot.engine.options import SingleOptions
 from jaxnas.oneshot.engine.results import SearchResult
@@ -130,9 +130,9 @@ def algorithm(
     return differentiable_algorithm(
         model_fn,
         space,
+        Parts(hypergradient=_gradient(order, hypergradient)),
         weight_optimizer=weight_optimizer,
         arch_optimizer=arch_optimizer,
-        hypergradient=_gradient(order, hypergradient),
         steps=1,  # nothing in DARTS depends on the share of the search done
         grad_clip=grad_clip,
         loss_fn=loss_fn,

@@ -6,8 +6,9 @@ DARTS is `differentiable("darts")`; other methods exchange a part, or add one.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,31 @@ from jaxnas.oneshot.parts.part import text_of
 from jaxnas.oneshot.parts.penalty import Penalty
 from jaxnas.oneshot.parts.perturbation import Perturb
 from jaxnas.oneshot.parts.relaxation import Relaxation, decide, softmax
-from jaxnas.oneshot.parts.supernet import supernet
+from jaxnas.oneshot.parts.supernet import Supernet, supernet
 from jaxnas.programs.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
 from jaxnas.runs.loop import Phase
 
 _SAMPLE, _PERTURB = 1, 2  # what a step's keys are folded with
+
+
+class Parts(NamedTuple):
+    """What a method is assembled from; see `differentiable`."""
+
+    relax: Callable[[Space], Relaxation] = softmax
+    penalties: Sequence[Callable[[Space], Penalty]] = ()
+    perturb: Callable[[Space], Perturb] | None = None
+    hypergradient: hypergradients.Hypergradient = hypergradients.first_order
+    single_level: bool = False
+
+    def described(self) -> dict[str, Any]:
+        """The parts as `config.json` has them."""
+        return {
+            "relax": text_of(self.relax),
+            "penalties": [text_of(each) for each in self.penalties],
+            "perturb": None if self.perturb is None else text_of(self.perturb),
+            "hypergradient": text_of(self.hypergradient),
+            "single_level": self.single_level,
+        }
 
 
 @struct.dataclass
@@ -80,26 +101,15 @@ def differentiable(
     Returns:
       A `Method`, for `jaxnas.search`.
     """
-    described = {
-        "relax": text_of(relax),
-        "penalties": [text_of(each) for each in penalties],
-        "perturb": None if perturb is None else text_of(perturb),
-        "hypergradient": text_of(hypergradient),
-        "derive": text_of(derive),
-        "single_level": single_level,
-    }
+    parts = Parts(relax, tuple(penalties), perturb, hypergradient, single_level)
 
     def build(plan: Plan) -> Procedure:
         pure = algorithm(
             plan.model_fn,
             plan.space,
+            parts,
             weight_optimizer=plan.weight_optimizer or own_weight_optimizer(plan),
             arch_optimizer=given(plan, arch_optimizer) or own_arch_optimizer(plan),
-            relax=relax,
-            penalties=penalties,
-            perturb=perturb,
-            hypergradient=hypergradient,
-            single_level=single_level,
             steps=plan.steps,
             grad_clip=plan.grad_clip,
             loss_fn=plan.loss_fn,
@@ -112,32 +122,32 @@ def differentiable(
 
         return Procedure(pure, phases, derive, {"arch_optimizer": "paper" if arch_optimizer is None else "custom"})
 
+    described = {**parts.described(), "derive": text_of(derive)}
     return Method(name, build, described if settings is None else settings, dict(defaults))
 
 
 def algorithm(
     model_fn: Any,
     space: Space,
+    parts: Parts = Parts(),  # noqa: B008
     *,
     weight_optimizer: optax.GradientTransformation,
     arch_optimizer: optax.GradientTransformation,
     steps: int,
-    relax: Callable[[Space], Relaxation] = softmax,
-    penalties: Sequence[Callable[[Space], Penalty]] = (),
-    perturb: Callable[[Space], Perturb] | None = None,
-    hypergradient: hypergradients.Hypergradient = hypergradients.first_order,
-    single_level: bool = False,
     grad_clip: float | None = 5.0,
     loss_fn: LossFn = cross_entropy,
     metrics: MetricsFn = accuracy,
 ) -> Algorithm:
-    """The same as pure functions, for a loop of one's own. For the parts see `differentiable`.
+    """The same as pure functions, for a loop of one's own.
 
     Args:
       model_fn, space: what is searched.
+      parts: what the method is assembled from.
       weight_optimizer, arch_optimizer: any optax optimisers. The virtual step of a second order is one step of
         `weight_optimizer` from its present state, without `grad_clip`, as in the DARTS paper's code.
       steps: steps of the whole search; `t`, the share of it done, is the state's step over this.
+      grad_clip: largest global norm of the weights' gradient, or None.
+      loss_fn, metrics: of (output, labels).
 
     Returns:
       `Algorithm(init, step, derive)` over a `DifferentiableState`. Metrics of a step: `train_loss`, `train_<metric>`,
@@ -145,83 +155,108 @@ def algorithm(
       without penalties), `arch_grad_norm`, and with penalties `arch_loss`, their sum with `valid_loss`.
     """
     model = functional.model_fns(model_fn)
-    relaxation, added = relax(space), [each(space) for each in penalties]
-    perturbation = None if perturb is None else perturb(space)
-    weights = supernet(model, optimizer=weight_optimizer, grad_clip=grad_clip, loss_fn=loss_fn, metrics=metrics)
+    relaxation = parts.relax(space)
+    steps_of = _Steps(
+        model=model,
+        weights=supernet(model, optimizer=weight_optimizer, grad_clip=grad_clip, loss_fn=loss_fn, metrics=metrics),
+        relaxation=relaxation,
+        penalties=[each(space) for each in parts.penalties],
+        perturb=None if parts.perturb is None else parts.perturb(space),
+        parts=parts,
+        weight_optimizer=weight_optimizer,
+        arch_optimizer=arch_optimizer,
+        steps=steps,
+    )
+    return Algorithm(
+        steps_of.init,
+        steps_of.step,
+        derive=lambda state: decide(space, jax.device_get(relaxation.probabilities(state.alphas))),
+        watched=("train_loss", "valid_loss", "arch_loss", "weight_grad_norm", "arch_grad_norm"),
+        logits=lambda state: state.alphas,
+        mixture=relaxation.probabilities,
+    )
 
-    def sampled(alphas: Any, rng: jax.Array, t: jax.Array) -> dict[str, Any]:
-        return relaxation.arch(alphas, jax.random.fold_in(rng, _SAMPLE), t)
 
-    def init(rng: jax.Array, sample_batch: Any) -> DifferentiableState:
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """The parts, built for a space, and what they do in a step."""
+
+    model: functional.ModelFns
+    weights: Supernet
+    relaxation: Relaxation
+    penalties: Sequence[Penalty]
+    perturb: Perturb | None
+    parts: Parts
+    weight_optimizer: optax.GradientTransformation
+    arch_optimizer: optax.GradientTransformation
+    steps: int
+
+    def init(self, rng: jax.Array, sample_batch: Any) -> DifferentiableState:
         model_rng, alpha_rng, rng = jax.random.split(rng, 3)
-        alphas = relaxation.init(alpha_rng)
-        arch = relaxation.probabilities(alphas)
-        variables = dict(model.init(model_rng, functional.shape_of(sample_batch[0]), arch))
+        alphas = self.relaxation.init(alpha_rng)
+        arch = self.relaxation.probabilities(alphas)
+        variables = dict(self.model.init(model_rng, functional.shape_of(sample_batch[0]), arch))
         params = variables.pop("params", {})
         return DifferentiableState(
             params=params,
             model_state=variables,
             alphas=alphas,
-            weight_opt_state=weight_optimizer.init(params),
-            arch_opt_state=arch_optimizer.init(alphas),
+            weight_opt_state=self.weight_optimizer.init(params),
+            arch_opt_state=self.arch_optimizer.init(alphas),
             rng=rng,
             step=jnp.zeros((), jnp.int32),
         )
 
-    def arch_step(
-        state: DifferentiableState, train_batch: Any, valid_batch: Any, rngs: tuple[jax.Array, jax.Array], t: jax.Array
+    def step(
+        self, state: DifferentiableState, train_batch: Any, valid_batch: Any
+    ) -> tuple[DifferentiableState, dict[str, jax.Array]]:
+        weight_rng, arch_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+        t = state.step.astype(jnp.float32) / self.steps
+        report: dict[str, jax.Array] = {}
+        if valid_batch is not None:
+            batch = train_batch if self.parts.single_level else valid_batch
+            state, report = self._arch_step(state, train_batch, batch, (weight_rng, arch_rng), t)
+        mixture = self._sample(state.alphas, weight_rng, t)
+        if self.perturb is not None:
+
+            def loss_of_mixture(changed: Any) -> jax.Array:
+                return self.weights.loss(state.params, state.model_state, changed, train_batch, weight_rng)[0]
+
+            mixture = self.perturb(loss_of_mixture, mixture, jax.random.fold_in(weight_rng, _PERTURB), t)
+        state, trained = self.weights.train(state, mixture, train_batch, weight_rng)
+        return state.replace(step=state.step + 1), report | trained  # type: ignore[attr-defined]
+
+    def _sample(self, alphas: Any, rng: jax.Array, t: jax.Array) -> dict[str, Any]:
+        return self.relaxation.arch(alphas, jax.random.fold_in(rng, _SAMPLE), t)
+
+    def _arch_step(
+        self,
+        state: DifferentiableState,
+        train_batch: Any,
+        valid_batch: Any,
+        rngs: tuple[jax.Array, jax.Array],
+        t: jax.Array,
     ) -> tuple[DifferentiableState, dict[str, jax.Array]]:
         def loss(params: Any, alphas: Any, batch: Any, rng: jax.Array, also: Sequence[Penalty] = ()) -> tuple:
-            mixture = sampled(alphas, rng, t)
-            value, (scores, _) = weights.loss(params, state.model_state, mixture, batch, rng)
+            mixture = self._sample(alphas, rng, t)
+            value, (scores, _) = self.weights.loss(params, state.model_state, mixture, batch, rng)
             total = value
             for penalty in also:
                 total = penalty(total, alphas, mixture, t)
             return total, (value, scores)
 
         def virtual_step(params: Any, gradients: Any) -> Any:
-            updates, _ = weight_optimizer.update(gradients, state.weight_opt_state, params)
+            updates, _ = self.weight_optimizer.update(gradients, state.weight_opt_state, params)
             return optax.apply_updates(params, updates)
 
-        gradient = hypergradient(
+        gradient = self.parts.hypergradient(
             lambda params, alphas: loss(params, alphas, train_batch, rngs[0])[0],
-            lambda params, alphas: loss(params, alphas, valid_batch, rngs[1], added),
+            lambda params, alphas: loss(params, alphas, valid_batch, rngs[1], self.penalties),
             virtual_step,
         )
         (total, (value, scores)), gradients = gradient(state.params, state.alphas)
-        updates, arch_opt_state = arch_optimizer.update(gradients, state.arch_opt_state, state.alphas)
+        updates, arch_opt_state = self.arch_optimizer.update(gradients, state.arch_opt_state, state.alphas)
         state = state.replace(alphas=optax.apply_updates(state.alphas, updates), arch_opt_state=arch_opt_state)  # type: ignore[attr-defined]
         report = {"valid_loss": value, "arch_grad_norm": optax.global_norm(gradients)}
-        report |= {"arch_loss": total} if added else {}
+        report |= {"arch_loss": total} if self.penalties else {}
         return state, report | {f"valid_{name}": score for name, score in scores.items()}
-
-    def step(
-        state: DifferentiableState, train_batch: Any, valid_batch: Any
-    ) -> tuple[DifferentiableState, dict[str, jax.Array]]:
-        weight_rng, arch_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
-        t = state.step.astype(jnp.float32) / steps
-        report: dict[str, jax.Array] = {}
-        if valid_batch is not None:
-            batch = train_batch if single_level else valid_batch
-            state, report = arch_step(state, train_batch, batch, (weight_rng, arch_rng), t)
-        mixture = sampled(state.alphas, weight_rng, t)
-        if perturbation is not None:
-
-            def loss_of_mixture(changed: Any) -> jax.Array:
-                return weights.loss(state.params, state.model_state, changed, train_batch, weight_rng)[0]
-
-            mixture = perturbation(loss_of_mixture, mixture, jax.random.fold_in(weight_rng, _PERTURB), t)
-        state, trained = weights.train(state, mixture, train_batch, weight_rng)
-        return state.replace(step=state.step + 1), report | trained  # type: ignore[attr-defined]
-
-    def derive(state: DifferentiableState) -> dict[str, Any]:
-        return decide(space, jax.device_get(relaxation.probabilities(state.alphas)))
-
-    return Algorithm(
-        init,
-        step,
-        derive,
-        watched=("train_loss", "valid_loss", "arch_loss", "weight_grad_norm", "arch_grad_norm"),
-        logits=lambda state: state.alphas,
-        mixture=relaxation.probabilities,
-    )

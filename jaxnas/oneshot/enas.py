@@ -18,6 +18,7 @@ from jaxnas.checks import check_at_least
 from jaxnas.model.space import Space
 from jaxnas.oneshot.engine.base import Method
 from jaxnas.oneshot.engine.options import SingleOptions
+from jaxnas.oneshot.engine.plan import Plan
 from jaxnas.oneshot.engine.results import SearchResult
 from jaxnas.oneshot.engine.run import by_method, search_by
 from jaxnas.oneshot.parts.derivation import best_of_samples
@@ -87,9 +88,6 @@ def method(
       derive_samples: how many are sampled at the end.
       derive_examples: held-out examples on which they are scored, the same for all (rounded to whole batches).
       validate_samples: architectures sampled and so scored after each validated epoch but the last.
-
-    Raises:
-      ValueError: for options out of range.
     """
     counts = {
         "controller_steps": controller_steps,
@@ -118,9 +116,7 @@ def method(
         derive=best_of_samples(
             derive_samples, examples=derive_examples, while_searching=validate_samples, keep_best=derive == "best"
         ),
-        own_weight_optimizer=lambda plan, steps: paper_weight_optimizer(
-            steps_per_epoch=steps, lr_max=plan.weight_lr or 0.05
-        ),
+        own_weight_optimizer=_weight_optimizer,
         reward_fn=reward_fn,
         child_steps=child_steps,
         settings={
@@ -134,6 +130,10 @@ def method(
         batch_size=64,
         train_portion=0.9,
     )
+
+
+def _weight_optimizer(plan: Plan, steps: int) -> optax.GradientTransformation:
+    return paper_weight_optimizer(steps_per_epoch=steps, lr_max=plan.weight_lr or 0.05)
 
 
 class Own(TypedDict, total=False):

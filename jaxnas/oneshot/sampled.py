@@ -161,11 +161,7 @@ def algorithm(
       `Algorithm(init, step, derive)` over a `SampledState`. A step with a training batch trains the weights of one
       freshly sampled architecture; with a validation batch, whose length is a multiple of `controller_samples`, it
       updates the policy, each sample being rewarded on its own part of the batch; it may do either or both.
-      Metrics: those of `jaxnas.oneshot.parts.supernet` and of `Reinforce.update`. `derive` draws one architecture from
-      the policy.
-
-    Raises:
-      ValueError: for options out of range; in `step`, if a reward is not a scalar.
+      Metrics: those of `parts.supernet` and of `Reinforce.update`. `derive` draws one architecture from the policy.
     """
     model = functional.model_fns(model_fn)
     weights = supernet(model, optimizer=weight_optimizer, grad_clip=grad_clip, loss_fn=loss_fn, metrics=metrics)

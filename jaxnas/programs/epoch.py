@@ -94,29 +94,7 @@ def make_epoch(
 
     if steps_per_call is not None and (not isinstance(steps_per_call, int) or steps_per_call < 1):
         raise ValueError(f"steps_per_call must be a positive integer or None; got {steps_per_call!r}.")
-
-    def steps_of_one(carry, rng, streams, images, labels, first):
-        def one(carry, position_and_streams):
-            position, indices = position_and_streams
-            state, fine = carry
-            batches = []
-            for i, chosen in enumerate(indices):
-                batch_rng = jax.random.fold_in(jax.random.fold_in(rng, position), i)
-                batches.append(None if chosen is None else (dataset.prepare(images[chosen], batch_rng), labels[chosen]))
-            new, metrics = step(state, *batches)
-            for name in watched:
-                fine = fine & jnp.isfinite(metrics.get(name, 0.0))
-            state = jax.tree.map(lambda after, before: jnp.where(fine, after, before), new, state)
-            return (state, fine), metrics
-
-        count = next(len(s) for s in streams if s is not None)
-        positions = first + jnp.arange(count)
-        if count > 1:
-            return jax.lax.scan(one, carry, (positions, streams))
-        carry, metrics = one(carry, jax.tree.map(lambda leaf: leaf[0], (positions, streams)))
-        return carry, jax.tree.map(lambda leaf: leaf[None], metrics)
-
-    call = jax.jit(layout.mapped(steps_of_one), donate_argnums=0)
+    call = jax.jit(layout.mapped(_steps_of_one(step, dataset, watched)), donate_argnums=0)
     compiled: set[Any] = set()
     data = layout.share((images, labels))
 
@@ -156,6 +134,33 @@ def make_epoch(
         return Epoch(carry[0], gathered(collected), seconds, done)
 
     return EpochProgram(run, watched, layout)
+
+
+def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str]) -> Callable:
+    """Builds `(carry, rng, streams, images, labels, first) -> (carry, metrics)`: the steps of a call."""
+
+    def steps_of_one(carry, rng, streams, images, labels, first):
+        def one(carry, position_and_streams):
+            position, indices = position_and_streams
+            state, fine = carry
+            batches = []
+            for i, chosen in enumerate(indices):
+                batch_rng = jax.random.fold_in(jax.random.fold_in(rng, position), i)
+                batches.append(None if chosen is None else (dataset.prepare(images[chosen], batch_rng), labels[chosen]))
+            new, metrics = step(state, *batches)
+            for name in watched:
+                fine = fine & jnp.isfinite(metrics.get(name, 0.0))
+            state = jax.tree.map(lambda after, before: jnp.where(fine, after, before), new, state)
+            return (state, fine), metrics
+
+        count = next(len(s) for s in streams if s is not None)
+        positions = first + jnp.arange(count)
+        if count > 1:
+            return jax.lax.scan(one, carry, (positions, streams))
+        carry, metrics = one(carry, jax.tree.map(lambda leaf: leaf[0], (positions, streams)))
+        return carry, jax.tree.map(lambda leaf: leaf[None], metrics)
+
+    return steps_of_one
 
 
 def gathered(collected: list[dict[str, Any]]) -> dict[str, np.ndarray]:

@@ -124,8 +124,7 @@ def fit(
     output = jax.eval_shape(functions.trace, dataset.example())
     loss_fn, metrics = objective(chosen["loss_fn"], chosen["metrics"], dataset, output, aux_weight=chosen["aux_weight"])
     steps = len(dataset.x_train) // batch_size
-    optimizer = optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(grad_clip), optimizer) if grad_clip is not None else optimizer
+    optimizer = _clipped(optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps), grad_clip)
     if variables is not None:
         _check_variables(functions, dataset.example(), variables)
 
@@ -166,6 +165,10 @@ def fit(
         if lane.error is not None:
             raise lane.error
         return result
+
+
+def _clipped(optimizer: optax.GradientTransformation, grad_clip: float | None) -> optax.GradientTransformation:
+    return optimizer if grad_clip is None else optax.chain(optax.clip_by_global_norm(grad_clip), optimizer)
 
 
 @dataclasses.dataclass(frozen=True)
