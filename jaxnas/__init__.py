@@ -32,6 +32,7 @@ from jaxnas.model.space import Space, space
 from jaxnas.oneshot import darts, enas
 from jaxnas.oneshot.engine.base import Algorithm
 from jaxnas.oneshot.engine.results import Candidate, SearchResult
+from jaxnas.programs import losses, metrics
 from jaxnas.programs.validation import evaluate
 from jaxnas.version import __version__
 
@@ -71,6 +72,8 @@ __all__ = [
     "keep_heap",
     "load",
     "local_search",
+    "losses",
+    "metrics",
     "random_search",
     "reinforce",
     "report",

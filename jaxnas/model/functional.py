@@ -246,7 +246,9 @@ def accepted(target: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     taken = dict(options) if takes_all else {k: v for k, v in options.items() if k in named}
     told = next((name for name in MODES if options.get(name) is not None), None)
-    for name in MODES if told else ():
+    if told is None:
+        return taken
+    for name in MODES:
         fixed = isinstance(target, nn.Module) and getattr(target, name, None) is not None
         if name in named and name not in options and not fixed:
             same = (name == "train") == (told == "train")
