@@ -33,7 +33,7 @@ from jaxnas.oneshot import darts, enas
 from jaxnas.oneshot.engine.base import Algorithm
 from jaxnas.oneshot.engine.results import Candidate, SearchResult
 from jaxnas.programs import losses, metrics
-from jaxnas.programs.validation import evaluate
+from jaxnas.programs.validation import evaluate, evaluator
 from jaxnas.version import __version__
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "data",
     "enas",
     "evaluate",
+    "evaluator",
     "evolution",
     "export",
     "graph",

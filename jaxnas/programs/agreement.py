@@ -23,7 +23,8 @@ def check_agreement(loss: Loss, metrics: Metrics, output: Any, dataset: Dataset,
       loss, metrics: of the run.
       output: shapes of the model's output for a batch of one.
       dataset: for the labels.
-      arch: an architecture, or its shapes; None if there is none, then those that take it are not tried.
+      arch: an architecture as a pytree of arrays, or of their shapes; None if there is none, then those that take it
+        are not tried.
 
     Raises:
       TypeError, ValueError: whatever the loss or a metric raises, with a note that says on which shapes.
@@ -63,8 +64,9 @@ def _warn_of_broadcast(loss: Loss, output: Any, labels: Any, arch: Any, batch: i
         together = np.broadcast_shapes(main.shape, labels.shape)
     except ValueError:
         return
-    closed = jax.make_jaxpr(lambda output, labels: loss(output, labels, arch))(output, labels)
+    closed = jax.make_jaxpr(loss)(output, labels, arch)
     kinds: list[str | None] = [*["output"] * len(jax.tree.leaves(output)), "labels"]
+    kinds += [None] * len(jax.tree.leaves(arch))
     if not _pairs(closed.jaxpr, batch) and not _differences(closed.jaxpr, kinds)[0]:
         return
 

@@ -46,7 +46,7 @@ def objective(
       dataset: the data.
       output: shapes of the model's output for a batch of one.
       aux_weight: weight of auxiliary heads in ready losses; see `losses.with_auxiliary`.
-      arch: an architecture, or its shapes, for losses and metrics that take it; without, these are not tried.
+      arch: see `check_agreement`; for losses and metrics that take it.
 
     Raises:
       DataError: if the labels do not suit a ready loss.
