@@ -37,7 +37,8 @@ from jaxnas.oneshot.engine.results import SearchResult
 from jaxnas.oneshot.engine.run import search
 from jaxnas.oneshot.registry import METHODS
 from jaxnas.oneshot.sampled import sampled
-from jaxnas.programs.validation import evaluate
+from jaxnas.programs import losses, metrics
+from jaxnas.programs.validation import evaluate, evaluator
 from jaxnas.runs.options import RunOptions
 from jaxnas.version import __version__
 
@@ -77,6 +78,7 @@ __all__ = [
     "differentiable",
     "enas",
     "evaluate",
+    "evaluator",
     "evolution",
     "export",
     "graph",
@@ -85,6 +87,8 @@ __all__ = [
     "keep_heap",
     "load",
     "local_search",
+    "losses",
+    "metrics",
     "parts",
     "random_search",
     "reinforce",
