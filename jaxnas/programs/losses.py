@@ -209,6 +209,10 @@ class Loss:
         """
         return _called("loss_fn", self.fn, output, labels, arch)
 
+    def bound(self, arch: Any) -> Loss:
+        """The loss with this architecture, for a fixed model."""
+        return dataclasses.replace(self, fn=lambda output, labels, _: self.fn(output, labels, arch))
+
 
 def as_loss(loss_fn: Any, *, aux_weight: float = 0.4) -> Loss:
     """The loss that an argument `loss_fn` stands for.

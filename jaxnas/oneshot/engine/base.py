@@ -12,6 +12,7 @@ import optax
 from flax import struct
 
 from jaxnas.model.space import Space
+from jaxnas.programs.metrics import Metrics
 from jaxnas.runs.loop import Phase, Review
 
 if TYPE_CHECKING:
@@ -119,14 +120,16 @@ class Procedure(NamedTuple):
       phases: `(epoch) -> ` what the epoch consists of.
       derive: the derivation.
       settings: what `config.json` says of it beside the method's settings.
-      metrics: `(output, labels) -> {name: scalar}`, what validation measures; None for the plan's.
+      metrics: what validation measures; None for the plan's.
+      about: what to say of it when the search begins, if anything.
     """
 
     algorithm: Algorithm
     phases: Callable[[int], Sequence[Phase]]
     derive: Derivation
     settings: Mapping[str, Any] = {}
-    metrics: Callable | None = None
+    metrics: Metrics | None = None
+    about: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
