@@ -23,10 +23,11 @@ from jaxnas.blackbox import (
 from jaxnas.compilation import cache_compilations, keep_heap
 from jaxnas.errors import ArchitectureError, DataError, Interrupted, NonFiniteLossError, RunError
 from jaxnas.model import graph
-from jaxnas.model.architecture import ChoiceSpec
+from jaxnas.model.architecture import ChoiceSpec, Gated
 from jaxnas.model.choices import NO_KEY, InputChoice, LayerChoice
 from jaxnas.model.cost import Cost, cost
 from jaxnas.model.fixed import apply_fixed_architecture, inherit
+from jaxnas.model.restrict import restrict
 from jaxnas.model.serialization import export, load
 from jaxnas.model.space import Space, space
 from jaxnas.oneshot import darts, enas
@@ -43,6 +44,7 @@ __all__ = [
     "ChoiceSpec",
     "Cost",
     "DataError",
+    "Gated",
     "InputChoice",
     "Interrupted",
     "LayerChoice",
@@ -74,6 +76,7 @@ __all__ = [
     "random_search",
     "reinforce",
     "report",
+    "restrict",
     "rollout",
     "space",
     "spaces",
