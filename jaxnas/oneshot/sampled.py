@@ -124,7 +124,7 @@ def sampled(
         return Procedure(pure, phases, derive(deciding), {"child_steps": weight_steps}, metrics, about)
 
     described = {"policy": text_of(policy), "derive": text_of(derive)}
-    return Method(name, build, described if settings is None else settings, dict(defaults), one_path=True)
+    return Method(name, build, described if settings is None else settings, dict(defaults))
 
 
 def algorithm(
@@ -206,7 +206,7 @@ def algorithm(
         return policy.space.fixed(jax.device_get(policy.sample(state.policy.params, rng).arch))
 
     watched = ("train_loss", "weight_grad_norm", "reward", "controller_grad_norm")
-    return Algorithm(init, step, derive, watched=watched)
+    return Algorithm(init, step, derive, watched=watched, one_path=True)
 
 
 def _rewards(

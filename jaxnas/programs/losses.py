@@ -211,7 +211,11 @@ class Loss:
 
     def bound(self, arch: Any) -> Loss:
         """The loss with this architecture, for a fixed model."""
-        return dataclasses.replace(self, fn=lambda output, labels, _: self.fn(output, labels, arch))
+
+        def fn(output: Any, labels: Any, _: Any) -> Any:
+            return self.fn(output, labels, arch)
+
+        return Loss(fn, (lambda output, labels: fn(output, labels, None)) if takes_arch(self.source) else self.source)
 
 
 def as_loss(loss_fn: Any, *, aux_weight: float = 0.4) -> Loss:

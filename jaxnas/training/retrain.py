@@ -125,11 +125,8 @@ def fit(
     check_optimizer("optimizer", optimizer)
     output, functions = check_trainable(model, dataset), functional.model_fns(model)
     check_batch_size(batch_size, len(dataset.x_train), "training")
-    arch = dict(model.arch) if isinstance(model, FixedModel) else None
-    given = {"aux_weight": chosen["aux_weight"], "arch": arch}
+    given = {"aux_weight": chosen["aux_weight"], "fixed": dict(model.arch) if isinstance(model, FixedModel) else None}
     loss_fn, metrics = objective(chosen["loss_fn"], chosen["metrics"], dataset, output, **given)
-    if arch is not None:
-        loss_fn, metrics = loss_fn.bound(arch), metrics.bound(arch)
     steps = len(dataset.x_train) // batch_size
     optimizer = _clipped(optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps), grad_clip)
     if variables is not None:
