@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "jaxnas"
 
 FLOORS = (
-    ("version", "errors"),
+    ("version", "errors", "signatures"),
     ("checks", "compilation"),
     ("ops",),
     ("model",),

@@ -71,6 +71,8 @@ def everything(name):
 def planned(model, name, **options):
     x, y = planted_data(64)
     own = {**SEARCH_DEFAULTS, **ALL[name]().defaults, "data": (x[:, :3], y), "epochs": 2, "batch_size": 8}
+    if own["train_portion"] != 1:
+        own["train_portion"] = 0.5
     return make_plan(model, {**own, **options})
 
 

@@ -31,12 +31,12 @@ app.command()(plotting.compare)
 def main() -> None:
     """Runs the command line; errors of jaxnas are printed without a traceback."""
     from jaxnas.compilation import cache_compilations, keep_heap
-    from jaxnas.errors import ArchitectureError, DataError, NonFiniteLossError, RunError
+    from jaxnas.errors import NonFiniteLossError
 
     keep_heap()
     cache_compilations()
     try:
         app()
-    except (ArchitectureError, DataError, NonFiniteLossError, RunError, FileNotFoundError) as e:
+    except (ValueError, NonFiniteLossError, FileNotFoundError) as e:  # all of ours are ValueErrors but the second
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(1) from None
