@@ -110,7 +110,43 @@ def test_what_no_layout_repairs_keeps_its_error_and_says_of_which_data():
     with pytest.raises(Exception) as caught:  # noqa: PT011
         check_searchable(Images, Dataset(X[:, :2], Y))
     assert not isinstance(caught.value, jaxnas.DataError)
-    assert "traced on an example of the data: float32[1, 2]." in caught.value.__notes__[-1]
+    assert "traced on an input float32[1, 2]." in caught.value.__notes__[-1]
+
+
+def test_cost_says_which_shape_the_model_takes():
+    fixed = jaxnas.apply_fixed_architecture(Images, {"conv": "a"})
+    expected = r"input_shape \(1, 8, 8\): the model fails on it .*, but takes \(1, 8, 8, 1\)"
+    with pytest.raises(ValueError, match=expected):
+        jaxnas.cost(fixed, (1, 8, 8))
+    for arch in ({"conv": "a"}, {"conv": jnp.ones(2) / 2}):
+        with pytest.raises(ValueError, match=expected):
+            jaxnas.cost(Images, (1, 8, 8), arch)
+    assert jaxnas.cost(fixed, (1, 8, 8, 1)).flops == 64 * (9 * 4 + 4) + 4 * 2 + 2
+
+
+def test_several_inputs_are_refused_in_one_way():
+    class Sum(nn.Module):
+        @nn.compact
+        def __call__(self, xs, arch):
+            return jaxnas.LayerChoice([nn.Dense(2), nn.Dense(2, use_bias=False)], key="a")(xs["a"] + xs["b"], arch)
+
+    inputs = {"a": X, "b": X}
+    space = jaxnas.space(Sum, inputs)
+    fixed = jaxnas.apply_fixed_architecture(Sum, {"a": 0})
+    assert fixed.apply(fixed.init(jax.random.key(0), inputs), inputs).shape == (26, 2)
+    for several in ((inputs, Y), ((X, X), Y), {"a": X, "b": X, "y_train": Y}):
+        with pytest.raises(jaxnas.DataError, match=r"[Ss]everal inputs per example are not supported"):
+            jaxnas.evaluate(Sum, {}, [space.uniform()], several)
+        with pytest.raises(jaxnas.DataError, match=r"[Ss]everal inputs per example are not supported"):
+            jaxnas.darts.search(Sum, several, progress=False)
+    for several in (inputs, (X, X)):
+        with pytest.raises(TypeError, match="expected one array; got a .* of 2|input_shape must be"):
+            jaxnas.cost(fixed, several)
+    with pytest.raises(TypeError, match=r"input_shape must be .*several inputs"):
+        jaxnas.cost(fixed, ((1, 3), (1, 3)))
+    pure = jaxnas.darts.algorithm(Sum, space, weight_optimizer=optax.sgd(0.1), arch_optimizer=optax.sgd(0.1))
+    with pytest.raises(TypeError, match="expected one array; got a dict of 2"):
+        pure.init(jax.random.key(0), (inputs, Y))
 
 
 class Pooled(nn.Module):
