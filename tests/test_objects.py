@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import Zoo
 from flax import linen as nn
 
 import jaxnas
@@ -18,6 +17,16 @@ from jaxnas.programs.tracing import check_fit, check_searchable, check_trainable
 X = np.random.RandomState(0).randn(26, 3).astype(np.float32)
 Y = np.arange(26, dtype=np.int32) % 2
 IMAGES = np.random.RandomState(0).randint(0, 256, (26, 8, 8, 3)).astype(np.uint8)
+
+
+class Small(nn.Module):
+    """A choice, batch statistics, two classes. Input `[B, 3]`."""
+
+    @nn.compact
+    def __call__(self, x, arch, train: bool = False):
+        layers = {"dense": nn.Dense(4), "plain": nn.Dense(4, use_bias=False)}
+        x = jaxnas.LayerChoice(layers, key="layer")(x, arch)
+        return nn.Dense(2)(nn.BatchNorm(use_running_average=not train)(x))
 
 
 # ---------------------------------------------------------------------- forms of data
@@ -226,23 +235,23 @@ def test_drawing_from_the_dropout_stream_counts():
 
 
 def test_fixed_and_open_models_are_not_mistaken():
-    fixed = jaxnas.apply_fixed_architecture(Zoo, {"layer": 0})
-    with pytest.raises(TypeError, match=r"model_fn is a model whose architecture is fixed already.*\(Zoo\)"):
+    fixed = jaxnas.apply_fixed_architecture(Small, {"layer": 0})
+    with pytest.raises(TypeError, match=r"model_fn is a model whose architecture is fixed already.*\(Small\)"):
         check_searchable(fixed, Dataset(X, Y))
     with pytest.raises(TypeError, match="model_fn is a model whose architecture is fixed already"):
         jaxnas.evaluate(fixed, {}, [{}], (X, Y))
-    with pytest.raises(TypeError, match="Zoo takes an architecture; fix it first"):
-        check_trainable(Zoo(), Dataset(X, Y))
+    with pytest.raises(TypeError, match="Small takes an architecture; fix it first"):
+        check_trainable(Small(), Dataset(X, Y))
 
 
 @pytest.fixture(scope="module")
-def zoo():
-    space = jaxnas.space(Zoo, X)
-    return space, model_fns(Zoo).init(jax.random.key(0), X, space.sample(jax.random.key(1)))
+def small():
+    space = jaxnas.space(Small, X)
+    return space, model_fns(Small).init(jax.random.key(0), X, space.sample(jax.random.key(1)))
 
 
-def test_variables_of_the_wrong_kind_are_named(zoo):
-    space, variables = zoo
+def test_variables_of_the_wrong_kind_are_named(small):
+    space, variables = small
     archs = [space.fixed(space.sample(jax.random.key(2)))]
     for wrong, error, message in (
         (variables["params"], ValueError, r"variables holds \[.*'Dense_0'.*which are parameters: give the whole dict"),
@@ -253,7 +262,7 @@ def test_variables_of_the_wrong_kind_are_named(zoo):
         (
             {**variables, "params": {**variables["params"], "Dense_0": {"kernel": X, "bias": X[0]}}},
             ValueError,
-            r"variables do not fit the model: params/Dense_0/bias has shape \(3,\), the model has \(4,\)",
+            r"variables do not fit the model: params/Dense_0/bias has shape \(3,\), the model has \(2,\)",
         ),
         (
             {**variables, "params": {**variables["params"], "Dense_7": {"kernel": X}}},
@@ -262,19 +271,19 @@ def test_variables_of_the_wrong_kind_are_named(zoo):
         ),
     ):
         with pytest.raises(error, match=message):
-            jaxnas.evaluate(Zoo, wrong, archs, (X, Y))
-    assert len(jaxnas.evaluate(Zoo, {**variables, "intermediates": {"a": 1}}, archs, (X, Y))["loss"]) == 1
+            jaxnas.evaluate(Small, wrong, archs, (X, Y))
+    assert len(jaxnas.evaluate(Small, {**variables, "intermediates": {"a": 1}}, archs, (X, Y))["loss"]) == 1
     check_fit(model_fns(nn.Dense(2)), {"params": {"kernel": X[:3, :2], "bias": X[0, :2]}}, X)
 
 
-def test_architectures_that_come_one_by_one_are_refused(zoo):
-    _, variables = zoo
+def test_architectures_that_come_one_by_one_are_refused(small):
+    _, variables = small
     with pytest.raises(TypeError, match=r"archs must be a list of architectures; got a generator: give list\(archs\)"):
-        jaxnas.evaluate(Zoo, variables, (arch for arch in [{}]), (X, Y))
+        jaxnas.evaluate(Small, variables, (arch for arch in [{}]), (X, Y))
     with pytest.raises(TypeError, match="archs must be a list of architectures; got 3"):
-        jaxnas.evaluate(Zoo, variables, 3, (X, Y))
+        jaxnas.evaluate(Small, variables, 3, (X, Y))
     with pytest.raises(jaxnas.ArchitectureError, match="an architecture is a dict"):
-        jaxnas.evaluate(Zoo, variables, ["nest"], (X, Y))
+        jaxnas.evaluate(Small, variables, ["dense"], (X, Y))
 
 
 def test_optimisers_are_optax_objects():
@@ -355,5 +364,5 @@ def test_messages_of_numeric_options_say_the_range():
 
 def test_a_batch_that_does_not_fit_says_which_would():
     with pytest.raises(jaxnas.DataError, match=r"13 examples; the largest that fits is batch_size=13\."):
-        jaxnas.darts.search(Zoo, (X, Y), epochs=1, batch_size=32, progress=False)
+        jaxnas.darts.search(Small, (X, Y), epochs=1, batch_size=32, progress=False)
     checks.check_batch_size(13, 13, "weights'")
