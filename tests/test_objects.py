@@ -262,7 +262,7 @@ def test_variables_of_the_wrong_kind_are_named(small):
         (
             {**variables, "params": {**variables["params"], "Dense_0": {"kernel": X, "bias": X[0]}}},
             ValueError,
-            r"variables do not fit the model: params/Dense_0/bias has shape \(3,\), the model has \(2,\)",
+            r"variables do not fit the model: params/Dense_0/bias has shape \(3,\), the model has \(4,\)",
         ),
         (
             {**variables, "params": {**variables["params"], "Dense_7": {"kernel": X}}},
