@@ -331,7 +331,7 @@ def test_functions_are_functions():
         ("epochs", (1, np.int64(3)), (0, 1.5, "5", True, None, 2.0)),
         ("batch_size", (1, 10**9), (0, -1, "8")),
         ("seed", (0, 2**32 - 1), (-1, 2**32, 1.0, "0", False)),
-        ("train_portion", (0.5, np.float64(0.1)), (0, 1, 1.5, np.nan, "0.5", True)),
+        ("train_portion", (0.5, np.float64(0.1)), (0, 1.5, np.nan, "0.5", True)),
         ("max_minutes", (None, 0, 1.5), (-1, np.inf, "1")),
         ("steps_per_call", (None, 1), (0, 2.5, True)),
         ("baseline_decay", (0, 0.999), (1, -0.1, 10**400)),
@@ -350,7 +350,7 @@ def test_messages_of_numeric_options_say_the_range():
     for values, message in (
         ({"grad_clip": -1}, r"grad_clip must be a finite number above 0 or None; got -1\."),
         ({"epochs": "5"}, r"epochs must be an integer of at least 1; got '5' \(a string\)\."),
-        ({"train_portion": 1}, r"train_portion must be a finite number in \(0, 1\); got 1\."),
+        ({"train_portion": 2}, r"train_portion must be a finite number in \(0, 1.; got 2\."),
         ({"baseline_decay": 1}, r"baseline_decay must be a finite number in \[0, 1\); got 1\."),
         ({"entropy_weight": np.nan}, r"entropy_weight must be a finite number; got nan\."),
         ({"warmup_epochs": 5, "epochs": 5}, "warmup_epochs must be less than epochs.*warmup_epochs=5 with epochs=5"),
