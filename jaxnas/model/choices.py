@@ -69,6 +69,9 @@ class LayerChoice(nn.Module):
         if isinstance(self.candidates, Mapping) and self._names is None:
             self._names = tuple(self.candidates)
         for candidate in _layers(self):
+            if isinstance(candidate, type) and issubclass(candidate, nn.Module):
+                name = candidate.__name__
+                raise TypeError(f"{_title(self)}: candidate {name} is a class; call it, for instance {name}(…).")
             if not callable(candidate):
                 raise TypeError(f"{_title(self)}: {candidate!r} is neither a module nor a function.")
         super().__post_init__()
