@@ -102,6 +102,9 @@ def check_candidate(candidate: Any, where: str) -> None:
             _check_ours(cell.cell_contents, f"{where}: a candidate")
         except ValueError:  # an empty cell: what it will hold is not known yet
             continue
+    if isinstance(candidate, type) and issubclass(candidate, nn.Module):
+        name = candidate.__name__
+        raise TypeError(f"{where}: candidate {name} is a class; call it, for instance {name}(…).")
     if not callable(candidate):
         raise TypeError(f"{where}: {_brief(candidate)} is neither a module nor a function.")
 
