@@ -29,13 +29,24 @@ from jaxnas.model.cost import Cost, cost
 from jaxnas.model.fixed import apply_fixed_architecture, inherit
 from jaxnas.model.serialization import export, load
 from jaxnas.model.space import Space, space
-from jaxnas.oneshot import darts, enas
-from jaxnas.oneshot.engine.base import Algorithm
-from jaxnas.oneshot.engine.results import Candidate, SearchResult
-from jaxnas.programs.validation import evaluate
+from jaxnas.oneshot import darts, enas, parts
+from jaxnas.oneshot.differentiable import differentiable
+from jaxnas.oneshot.engine.base import Algorithm, Method
+from jaxnas.oneshot.engine.options import SearchOptions
+from jaxnas.oneshot.engine.results import SearchResult
+from jaxnas.oneshot.engine.run import search
+from jaxnas.oneshot.registry import METHODS
+from jaxnas.oneshot.sampled import sampled
+from jaxnas.programs import losses, metrics
+from jaxnas.programs.validation import evaluate, evaluator
+from jaxnas.runs.options import RunOptions
 from jaxnas.version import __version__
 
+Candidate = Trial
+"""The earlier name of a scored architecture."""
+
 __all__ = [
+    "METHODS",
     "NO_KEY",
     "Algorithm",
     "ArchitectureError",
@@ -46,8 +57,11 @@ __all__ = [
     "InputChoice",
     "Interrupted",
     "LayerChoice",
+    "Method",
     "NonFiniteLossError",
     "RunError",
+    "RunOptions",
+    "SearchOptions",
     "SearchResult",
     "Searcher",
     "Space",
@@ -61,8 +75,10 @@ __all__ = [
     "cost",
     "darts",
     "data",
+    "differentiable",
     "enas",
     "evaluate",
+    "evaluator",
     "evolution",
     "export",
     "graph",
@@ -71,10 +87,15 @@ __all__ = [
     "keep_heap",
     "load",
     "local_search",
+    "losses",
+    "metrics",
+    "parts",
     "random_search",
     "reinforce",
     "report",
     "rollout",
+    "sampled",
+    "search",
     "space",
     "spaces",
     "training",

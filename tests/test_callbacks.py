@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from test_darts import Planted, planted_data
+from helpers import Planted, planted_data
 
 import jaxnas
 from jaxnas import callbacks, runs

@@ -59,11 +59,11 @@ def test_enas_searches_stops_in_time_goes_on_and_is_shown(tmp_path):
     )
     done = jaxnas(*search)
     assert done.returncode == 0, done.stderr
-    assert "stopped in time after epoch 1 of 2" in done.stdout
+    assert "stopped at the time limit after epoch 1 of 2" in done.stdout
     assert "found" not in done.stdout
     done = jaxnas(*search)
     assert done.returncode == 0, done.stderr
-    assert "going on after epoch 1 of 2" in done.stdout
+    assert "resuming after epoch 1 of 2" in done.stdout
     assert "found {" in done.stdout
     result = json.loads((tmp_path / "e" / "result.json").read_text())
     assert result["arch"] == result["candidates"][0]["arch"]

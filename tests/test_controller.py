@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import every_architecture, position
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,28 +46,6 @@ TWO_CELLS = Space(
         )
     }
 )
-
-
-def every_architecture(space):
-    def values(spec):
-        if spec.n_chosen is None:
-            return [np.array(mask) for mask in itertools.product([False, True], repeat=spec.n_candidates)]
-        return [np.int32(i) for i in range(spec.n_candidates)]
-
-    combined = itertools.product(*(values(spec) for spec in space.values()))
-    archs = [dict(zip(space, values, strict=True)) for values in combined]
-    return {key: np.stack([arch[key] for arch in archs]) for key in space}
-
-
-def position(space, arch):
-    """Where a sampled architecture stands in `every_architecture(space)`."""
-    index = 0
-    for key, spec in space.items():
-        value = arch[key]
-        if spec.n_chosen is None:
-            value = value @ 2 ** jnp.arange(spec.n_candidates)[::-1]
-        index = index * spec.size + value
-    return index
 
 
 def make(space, *, scale=20.0, seed=0, **options):

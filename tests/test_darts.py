@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import Block, assert_trees_close
 from flax import linen as nn
+from helpers import PLANTED_OPTIONS, Block, NoChoice, Planted, assert_trees_close, make_plan, planted_data
 
 import jaxnas
 from jaxnas import InputChoice, LayerChoice, darts
 from jaxnas.data import as_dataset
-from jaxnas.oneshot.engine import plan as plans
 from jaxnas.oneshot.parts.relaxation import relax
 from jaxnas.programs.evaluation import accuracy, cross_entropy
 
@@ -186,34 +185,6 @@ def test_warm_up_steps_leave_the_architecture(float64):
     assert relative_error(new.params, state.params) > 1e-3
 
 
-class Planted(nn.Module):
-    """Only the squares of the signal tell the classes apart; the noise does not help."""
-
-    @nn.compact
-    def __call__(self, x, arch, train: bool = False):
-        signal, noise = x[:, :6], x[:, 6:]
-        layers = {"same": lambda x: x, "square": jnp.square, "sine": jnp.sin, "zero": jnp.zeros_like}
-        y = LayerChoice(layers, key="op")(signal, arch)
-        y = InputChoice(n_candidates=2, n_chosen=1, key="one")([noise, y], arch)
-        y = InputChoice(n_candidates=2, key="any")([y, noise], arch)
-        return nn.Dense(2)(y)
-
-
-def planted_data(n=1000, seed=0):
-    x = np.random.RandomState(seed).randn(n, 12).astype(np.float32)
-    radius = (x[:, :6] ** 2).sum(1)
-    return x, (radius > np.median(radius)).astype(np.int32)
-
-
-PLANTED_OPTIONS = {
-    "epochs": 20,
-    "batch_size": 50,
-    "arch_optimizer": optax.adam(5e-2, b1=0.5),
-    "weight_optimizer": optax.sgd(0.05, momentum=0.9),
-    "progress": False,
-}
-
-
 @pytest.mark.parametrize("order", [1, 2])
 def test_finds_the_planted_architecture_for_five_seeds_of_five(order):
     for seed in range(5):
@@ -279,22 +250,6 @@ def test_derived_accuracy_is_that_of_the_fixed_model_with_inherited_weights(plan
     mixed = Planted().apply(result.variables, x[held_out], relax(result.space, result.alphas))
     expected = accuracy(mixed, y[held_out])["accuracy"]
     assert result.history[-1]["supernet_accuracy"] == pytest.approx(float(expected), abs=1e-6)
-
-
-def make_plan(model, data, **options):
-    dataset = as_dataset(data)
-    defaults = {
-        "epochs": 1,
-        "batch_size": 8,
-        "train_portion": 0.5,
-        "seed": 0,
-        "warmup_epochs": 0,
-        "validate_every": 1,
-        "loss_fn": None,
-        "metrics": None,
-        "aux_weight": 0.4,
-    }
-    return plans.make_plan(model, dataset, **{**defaults, **options})
 
 
 def test_warmup_epochs_train_only_the_weights():
@@ -391,12 +346,6 @@ def test_progress_may_be_a_function(capsys):
     assert out.startswith("Space(3 choices, 32 architectures); 10 steps per epoch")
     assert "epoch 1/1  train loss" in out
     assert "derived accuracy" in out
-
-
-class NoChoice(nn.Module):
-    @nn.compact
-    def __call__(self, x, arch):
-        return nn.Dense(2)(x)
 
 
 class TwoLogits(nn.Module):

@@ -34,7 +34,7 @@ def test_what_a_search_found_is_trained_in_pieces(tmp_path, capsys):
         accuracy = run(TINY, data.load("digits"), steps="both", minutes=0.01, **options)
         if accuracy is not None:
             break
-    assert "stopped in time after epoch 1 of 2" in capsys.readouterr().out
+    assert "stopped at the time limit after epoch 1 of 2" in capsys.readouterr().out
     assert 0 <= accuracy <= 1
     assert runs.read_result(out / "final")["status"] == "finished"
     assert jaxnas.load(out / "final" / "arch.json") == arch_of(FOUND)

@@ -10,7 +10,7 @@ import pytest
 import jaxnas
 from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
-from jaxnas.oneshot.parts.relaxation import discretize, init_alphas, relax
+from jaxnas.oneshot.parts.relaxation import decide, init_alphas, relax
 from jaxnas.spaces import DARTS_V2, arch_of, darts, genotype_of
 from jaxnas.spaces.darts import rows
 from jaxnas.spaces.genotypes import CHOICES, OPERATIONS
@@ -155,7 +155,7 @@ def test_two_edges_are_kept_by_their_strongest_operation_but_none():
     alphas["normal/4<-1"] = jnp.zeros(8).at[5].set(3.0)
     alphas["normal/4<-3"] = jnp.zeros(8).at[2].set(2.0)
     alphas["normal/4<-0"] = jnp.zeros(8).at[7].set(1.0)
-    arch = discretize(CHOICES, alphas)
+    arch = decide(CHOICES, relax(CHOICES, alphas))
     assert arch["normal/4"] == ("normal/4<-1", "normal/4<-3")
     assert (arch["normal/4<-1"], arch["normal/4<-3"]) == (OPERATIONS[5], OPERATIONS[2])
     assert arch["normal/4<-0"] == () == arch["normal/4<-2"]

@@ -7,45 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import Block, assert_trees_close
 from flax import linen as nn
-from test_darts import NoChoice, make_plan, planted_data
+from helpers import ENAS_OPTIONS, Block, EnasPlanted, NoChoice, assert_trees_close, make_plan, planted_data
 
 import jaxnas
 from jaxnas import InputChoice, LayerChoice, enas
 from jaxnas.programs.evaluation import accuracy, cross_entropy
 
 
-class Planted(nn.Module):
-    """Only the squares of the signal tell the classes apart; the noise does not help."""
-
-    @nn.compact
-    def __call__(self, x, arch, train: bool = False):
-        x = InputChoice(n_candidates=2, n_chosen=1, key="input")([x[:, 6:], x[:, :6]], arch)
-        functions = {"same": lambda x: x, "square": jnp.square, "sine": jnp.sin, "zero": jnp.zeros_like}
-        layers = {name: nn.Sequential([function, nn.Dense(2)]) for name, function in functions.items()}
-        return LayerChoice(layers, key="op")(x, arch)
-
-
-OPTIONS = {
-    "epochs": 10,
-    "batch_size": 50,
-    "controller_steps": 30,
-    "controller_samples": 10,
-    "controller_optimizer": optax.adam(5e-3),
-    "weight_optimizer": optax.sgd(0.1, momentum=0.9),
-    "train_portion": 0.6,
-    "derive_samples": 30,
-    "derive_examples": 200,
-    "skip_weight": 0.0,
-    "progress": False,
-}
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("enas") / "run"
-    return folder, enas.search(Planted, planted_data(2000), seed=3, workdir=folder, **OPTIONS)
+    return folder, enas.search(EnasPlanted, planted_data(2000), seed=3, workdir=folder, **ENAS_OPTIONS)
 
 
 def test_finds_the_planted_operation(found):
@@ -64,10 +37,10 @@ def test_the_architecture_is_the_best_of_those_scored_on_held_out_data(found):
     assert [c.score for c in top] == sorted((c.score for c in result.candidates), reverse=True)[:3]
     assert len({repr(c.arch) for c in result.candidates}) == len(result.candidates) <= 30
     # 40 % of 2,000 are held out; the first 200 of them select.
-    plan = make_plan(Planted, planted_data(2000), batch_size=50, seed=3, train_portion=0.6)
+    plan = make_plan(EnasPlanted, planted_data(2000), batch_size=50, seed=3, train_portion=0.6)
     x, y = (a[plan.arch_examples[:200]] for a in planted_data(2000))
     for candidate in top:
-        fixed = jaxnas.apply_fixed_architecture(Planted, candidate.arch)
+        fixed = jaxnas.apply_fixed_architecture(EnasPlanted, candidate.arch)
         logits = fixed.apply(jaxnas.inherit(fixed, result.variables, result.example), x)
         assert candidate.score == pytest.approx(float(accuracy(logits, y)["accuracy"]), abs=1e-6)
         assert candidate.metrics["loss"] == pytest.approx(float(cross_entropy(logits, y)), abs=1e-5)
@@ -97,8 +70,8 @@ def test_records_and_files_tell_the_search(found):
 
 
 def test_the_same_seed_gives_the_same_bits():
-    options = {**OPTIONS, "epochs": 2, "derive_samples": 4}
-    one, two, other = (enas.search(Planted, planted_data(), seed=seed, **options) for seed in (1, 1, 2))
+    options = {**ENAS_OPTIONS, "epochs": 2, "derive_samples": 4}
+    one, two, other = (enas.search(EnasPlanted, planted_data(), seed=seed, **options) for seed in (1, 1, 2))
     for a, b in zip(jax.tree.leaves(one.variables), jax.tree.leaves(two.variables), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     assert one.arch == two.arch
@@ -107,12 +80,12 @@ def test_the_same_seed_gives_the_same_bits():
 
 
 def test_derive_sample_keeps_one_random_sample_of_the_policy():
-    result = enas.search(Planted, planted_data(), **{**OPTIONS, "epochs": 1, "derive": "sample"})
+    result = enas.search(EnasPlanted, planted_data(), **{**ENAS_OPTIONS, "epochs": 1, "derive": "sample"})
     result.space.validate(result.arch)
     assert result.candidates == ()
     with pytest.raises(ValueError, match=r"scored no architectures.*jaxnas\.evaluate"):
         result.top(1)
-    algorithm = make_algorithm(Planted, planted_data())
+    algorithm = make_algorithm(EnasPlanted, planted_data())
     drawn = {repr(algorithm.derive(result.state.replace(step=jnp.asarray(i)))) for i in range(10)}
     assert len(drawn) > 2
 
@@ -212,7 +185,7 @@ def test_searches_batch_norm_dropout_auxiliary_heads_and_uint8_images(statistics
 
 def test_auxiliary_heads_count_in_the_loss_with_their_weight():
     x, y = image_data()
-    options = {**OPTIONS, "epochs": 1, "controller_steps": 1, "derive_samples": 2, "derive_examples": 50}
+    options = {**ENAS_OPTIONS, "epochs": 1, "controller_steps": 1, "derive_samples": 2, "derive_examples": 50}
     without, with_heads = (
         enas.search(Images, (x, y), **{**options, "aux_weight": weight, "weight_optimizer": optax.sgd(0.0)})
         for weight in (0.0, 2.0)
@@ -222,8 +195,8 @@ def test_auxiliary_heads_count_in_the_loss_with_their_weight():
 
 
 def test_a_reward_of_ones_own():
-    options = {**OPTIONS, "epochs": 4, "reward_fn": lambda output, y: -jnp.abs(output).mean()}
-    result = enas.search(Planted, planted_data(), **options)
+    options = {**ENAS_OPTIONS, "epochs": 4, "reward_fn": lambda output, y: -jnp.abs(output).mean()}
+    result = enas.search(EnasPlanted, planted_data(), **options)
     assert all(c.score < 0 for c in result.candidates)
     assert result.top(1)[0].score == max(c.score for c in result.candidates)
 
@@ -232,18 +205,23 @@ def test_a_reward_of_ones_own():
     ("model", "change", "error", "message"),
     [
         (NoChoice, {}, jaxnas.ArchitectureError, "NoChoice has no LayerChoice"),
-        (Planted, {"reward_fn": lambda o, y: o.argmax(-1) == y}, ValueError, r"reward_fn.*scalar; got shape \(50,\)"),
-        (Planted, {"train_portion": 0.97}, jaxnas.DataError, "batch of 50.*architecture's split.*30"),
-        (Planted, {"derive": "luck"}, ValueError, "derive.*luck"),
-        (Planted, {"reward_statistics": "own"}, ValueError, "reward_statistics.*own"),
-        (Planted, {"controller_steps": 0}, ValueError, "controller_steps"),
-        (Planted, {"child_steps": 0}, ValueError, "child_steps"),
-        (Planted, {"entropy_weight": float("nan")}, ValueError, "entropy_weight"),
+        (
+            EnasPlanted,
+            {"reward_fn": lambda o, y: o.argmax(-1) == y},
+            ValueError,
+            r"reward_fn.*scalar; got shape \(50,\)",
+        ),
+        (EnasPlanted, {"train_portion": 0.97}, jaxnas.DataError, "batch of 50.*architecture's split.*30"),
+        (EnasPlanted, {"derive": "luck"}, ValueError, "derive.*luck"),
+        (EnasPlanted, {"reward_statistics": "own"}, ValueError, "reward_statistics.*own"),
+        (EnasPlanted, {"controller_steps": 0}, ValueError, "controller_steps"),
+        (EnasPlanted, {"child_steps": 0}, ValueError, "child_steps"),
+        (EnasPlanted, {"entropy_weight": float("nan")}, ValueError, "entropy_weight"),
     ],
 )
 def test_bad_arguments_are_named(model, change, error, message):
     with pytest.raises(error, match=message):
-        enas.search(model, planted_data(), **{**OPTIONS, **change})
+        enas.search(model, planted_data(), **{**ENAS_OPTIONS, **change})
 
 
 class TwoOfThree(nn.Module):
@@ -254,13 +232,13 @@ class TwoOfThree(nn.Module):
 
 def test_choosing_two_is_refused_with_what_is_supported():
     with pytest.raises(jaxnas.ArchitectureError, match="'pair'.*n_chosen=1.*n_chosen=None.*got n_chosen=2"):
-        enas.search(TwoOfThree, planted_data(), **OPTIONS)
+        enas.search(TwoOfThree, planted_data(), **ENAS_OPTIONS)
 
 
 def test_a_reward_that_is_not_finite_stops_with_the_last_good_values(tmp_path):
-    options = {**OPTIONS, "reward_fn": lambda output, y: jnp.where(y[0] >= 0, jnp.nan, 0.0)}
+    options = {**ENAS_OPTIONS, "reward_fn": lambda output, y: jnp.where(y[0] >= 0, jnp.nan, 0.0)}
     with pytest.raises(jaxnas.NonFiniteLossError, match=r"reward.*epoch 0, step 12 ") as caught:
-        enas.search(Planted, planted_data(), workdir=tmp_path / "run", **options)
+        enas.search(EnasPlanted, planted_data(), workdir=tmp_path / "run", **options)
     error = caught.value
     assert (error.epoch, error.step) == (0, 12)  # after the weights' 12 steps
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(error.result.variables))

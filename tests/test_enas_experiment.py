@@ -49,7 +49,7 @@ def test_the_experiment_runs_in_pieces(images, tmp_path, capsys):
         if (tmp_path / "final" / "result.json").exists():
             break
     out = capsys.readouterr().out
-    assert "stopped in time after epoch 1 of 2" in out
+    assert "stopped at the time limit after epoch 1 of 2" in out
     assert "trained from scratch: test error" in out
     assert runs.read_result(tmp_path / "final")["status"] == "finished"
     report = json.loads((tmp_path / "comparison.json").read_text())

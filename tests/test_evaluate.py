@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Zoo
 from flax import linen as nn
+from helpers import Zoo
 
 import jaxnas
 from jaxnas.model.functional import model_fns
@@ -116,3 +116,37 @@ def test_no_test_data_is_said(zoo):
     _, variables, data, archs = zoo
     with pytest.raises(jaxnas.DataError, match="no test data"):
         jaxnas.evaluate(Zoo, variables, archs, data[:2], split="test")
+
+
+def test_an_evaluator_compiles_once_for_any_number_of_calls(zoo):
+    space, variables, data, archs = zoo
+    traced = []
+
+    def loss(output, labels):
+        traced.append(output.shape)
+        return cross_entropy(output, labels)
+
+    score = jaxnas.evaluator(Zoo, variables, data, loss_fn=loss, metrics="accuracy")
+    expected = jaxnas.evaluate(Zoo, variables, archs, data)
+    fixed = rows(space, archs)
+    first = score(fixed[0])
+    seen = len(traced)
+    assert first == {name: values[0] for name, values in expected.items()}
+    for i, arch in enumerate(fixed):
+        assert score(arch)["loss"] == pytest.approx(expected["loss"][i], rel=1e-6)
+    np.testing.assert_allclose(score(fixed)["accuracy"], expected["accuracy"])
+    assert len(traced) == seen
+    found = jaxnas.evolution.search(score.space, lambda arch: score(arch)["accuracy"], trials=4, population=2, sample=1)
+    assert found.best.score == max(trial.score for trial in found.trials)
+    assert repr(score) == f"Evaluator(space={space!r})"
+
+
+def test_an_evaluator_recalibrates_each_architecture():
+    x = 3 + np.random.RandomState(0).randn(640, 2).astype(np.float32)
+    y = np.zeros(640, np.int32)
+    variables = model_fns(Normalised).init(jax.random.key(0), x, {"scale": jnp.array(0)})
+    score = jaxnas.evaluator(
+        Normalised, variables, (x, y), recalibrate=True, metrics=lambda output, labels: {"mean": output.mean()}
+    )
+    for arch in ({"scale": "once"}, {"scale": "twice"}):
+        assert score(arch)["mean"] == pytest.approx(0, abs=0.02)

@@ -6,15 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from helpers import ROOT, assert_same_run
 
 import jaxnas
 from jaxnas import runs
 from jaxnas.runs import checkpoints
 
-ROOT = Path(__file__).resolve().parents[1]
 MODEL = ("--model", "experiments.quickstart:Net", "--data", "digits")
 OFTEN = ("--checkpoint-minutes", 0)  # a checkpoint after every step
 DARTS = ("search", "darts", *MODEL, "--epochs", 5, *OFTEN)
@@ -38,22 +37,6 @@ def finished(environment, *arguments, before=()):
     process = started(environment, *arguments, before=before)
     out, error = process.communicate(timeout=600)
     return process.returncode, out, error
-
-
-def assert_same_run(one, other):
-    """Compares all that two runs leave, bit for bit, but for times."""
-
-    def without_times(value):
-        if isinstance(value, dict):
-            return {k: without_times(v) for k, v in value.items() if not k.endswith("seconds")}
-        return value
-
-    histories = [[without_times(record) for record in runs.read_history(path)] for path in (one, other)]
-    assert histories[0] == histories[1]
-    assert without_times(runs.read_result(one)) == without_times(runs.read_result(other))
-    assert (one / "weights.msgpack").read_bytes() == (other / "weights.msgpack").read_bytes()
-    if (one / "final_arch.json").exists():
-        assert (one / "final_arch.json").read_bytes() == (other / "final_arch.json").read_bytes()
 
 
 def newest(path):
@@ -121,7 +104,7 @@ def test_ten_kills_change_nothing(name, tmp_path, environment, found, whole_dart
     if runs.status(cut) is None:
         code, out, error = finished(environment, *command, "--out", cut)
         assert code == 0, error
-        assert "going on after" in out
+        assert "resuming after" in out
     assert kills == 10
     assert_same_run(whole, cut)
     assert list(cut.glob("checkpoints/*")) == []
@@ -139,7 +122,7 @@ def test_a_command_that_is_asked_to_stop_saves_and_says_how_to_go_on(number, tmp
     assert process.returncode == 128 + number
     assert f"{number.name}: finishing this step" in error
     assert f"interrupted by {number.name} after" in error
-    assert "the same call goes on from there" in error
+    assert "the same call resumes from there" in error
     assert "Traceback" not in error
     assert runs.resumable(cut)
     assert finished(environment, *DARTS, "--out", cut)[0] == 0

@@ -6,8 +6,8 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import Zoo
 from flax import linen as nn
+from helpers import Zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

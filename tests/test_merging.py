@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_trees_close
 from flax import linen as nn
+from helpers import assert_trees_close
 
 from jaxnas import LayerChoice, apply_fixed_architecture, inherit
 from jaxnas.model.functional import model_fns

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_trees_close
+from helpers import assert_trees_close
 
 import jaxnas
 from jaxnas.benchmarks import nasbench201 as nb

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_trees_close
 from flax import linen as nn
+from helpers import assert_trees_close
 from jax import lax
 
 from jaxnas import LayerChoice

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_controller import every_architecture, position
+from helpers import every_architecture, position
 
 from experiments.enas.learning import LAYERS, SKIPS, learning_curves
 from jaxnas import enas

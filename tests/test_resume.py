@@ -9,10 +9,8 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from test_darts import Planted as DartsPlanted
-from test_darts import planted_data
-from test_enas import OPTIONS as ENAS_OPTIONS
-from test_enas import Planted as EnasPlanted
+from helpers import ENAS_OPTIONS, AfterStep, CutOffError, EnasPlanted, cut_after, planted_data, same_bits
+from helpers import Planted as DartsPlanted
 
 import jaxnas
 from jaxnas import runs
@@ -40,26 +38,6 @@ def fit(workdir, **options):
     return jaxnas.training.fit(nn.Dense(2), data, workdir=workdir, **{**SMALL, "progress": False, **options})
 
 
-class CutOffError(Exception):
-    """Stands for whatever ends a process."""
-
-
-def cut_after(epoch):
-    def progress(record):
-        if record["epoch"] == epoch:
-            raise CutOffError
-
-    return progress
-
-
-def same_bits(a, b):
-    leaves = zip(jax.tree.leaves(a.variables), jax.tree.leaves(b.variables), strict=True)
-    assert all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in leaves)
-    for one, other in zip(a.history, b.history, strict=True):
-        assert one.keys() == other.keys()
-        assert all(one[name] == other[name] for name in one if not name.endswith("seconds"))
-
-
 @pytest.mark.parametrize("run", [darts, enas, fit])
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(run, tmp_path):
     whole = run(tmp_path / "whole")
@@ -80,17 +58,6 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(run, tmp_path):
     assert not runs.working(tmp_path / "cut")
     with pytest.raises(jaxnas.RunError, match="holds a run already"):
         run(tmp_path / "cut")
-
-
-class AfterStep(jaxnas.callbacks.Callback):
-    """Does something after a step of an epoch; -1 is the last."""
-
-    def __init__(self, epoch, step, act):
-        self.at, self.act = (epoch, step), act
-
-    def on_step_end(self, step):
-        if self.at in ((step.epoch, step.step), (step.epoch, step.step - step.steps - 1)):
-            self.act()
 
 
 @pytest.mark.parametrize("run", [darts, enas, fit])
@@ -116,7 +83,7 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(number, tmp_path, ca
     whole = darts(None)
     before = signal.getsignal(number)
     kill = AfterStep(1, 3, lambda: signal.raise_signal(number))
-    with pytest.raises(jaxnas.Interrupted, match=f"{number.name} after step 3 of epoch 2.*same call goes on") as told:
+    with pytest.raises(jaxnas.Interrupted, match=f"{number.name} after step 3 of epoch 2.*same call resumes") as told:
         darts(tmp_path, callbacks=[kill])
     assert told.value.signal == number
     assert "finishing this step" in capfd.readouterr().err
@@ -171,7 +138,7 @@ def test_max_minutes_stops_in_time_and_the_same_call_goes_on(tmp_path, capsys):
         result = darts(tmp_path, max_minutes=0, progress=True)
         assert len(result.history) == done
         assert set(result.arch) == {"op", "one", "any"}
-        assert f"stopped in time after epoch {done} of 4" in capsys.readouterr().out
+        assert f"stopped at the time limit after epoch {done} of 4" in capsys.readouterr().out
     same_bits(whole, darts(tmp_path, max_minutes=0))
 
 
@@ -180,7 +147,7 @@ def test_max_minutes_stops_within_an_epoch_that_would_take_long(tmp_path, monkey
     monkeypatch.setattr(session, "_MOMENT", 0.0)
     result = fit(tmp_path, max_minutes=0, progress=True)
     assert result.history == []
-    assert "stopped in time after step 2 of epoch 1 of 4" in capsys.readouterr().out
+    assert "stopped at the time limit after step 2 of epoch 1 of 4" in capsys.readouterr().out
     assert checkpoints.newest(tmp_path / "checkpoints") == "000000-00-00000002"
     monkeypatch.undo()
     assert len(fit(tmp_path, max_minutes=0).history) == 1

@@ -11,13 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Block
 from flax import linen as nn
+from helpers import ROOT, AfterStep, Block, CutOffError, assert_same_run, planted_data, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from test_darts import planted_data
-from test_faults import ROOT, assert_same_run
-from test_resume import AfterStep, CutOffError, same_bits
 
 import jaxnas
 from jaxnas import InputChoice, LayerChoice, runs
@@ -172,7 +169,7 @@ def test_interrupted_seeds_go_on_to_the_same_bits(how, tmp_path):
     options = {"workdir": tmp_path, "checkpoint_minutes": 0}
     with pytest.raises(CutOffError):
         search(**options, callbacks=[AfterStep(0, 4, cut)])
-    with pytest.raises(jaxnas.Interrupted, match="SIGTERM after step 7 of epoch 1; saved in .*the same call goes on"):
+    with pytest.raises(jaxnas.Interrupted, match="SIGTERM after step 7 of epoch 1; saved in .*the same call resumes"):
         search(**options, callbacks=[AfterStep(0, 7, lambda: signal.raise_signal(signal.SIGTERM))])
     stopped = search(**options, max_minutes=0)
     assert len(stopped) == (1 if how == "sequence" else 3)
@@ -373,7 +370,7 @@ def test_seeds_spread_over_two_devices_survive_a_kill(tmp_path):
     assert checkpoints.newest(killed / "checkpoints") is not None
     done = subprocess.run(command(killed), check=False, timeout=600, **pipes)
     assert done.returncode == 0, done.stderr
-    assert "going on after step" in done.stdout
+    assert "resuming after step" in done.stdout
     for seed in range(3):
         assert_same_run(whole / f"seed_{seed}", killed / f"seed_{seed}")
     from experiments.quickstart import Net as Quickstart

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Block
 from flax import linen as nn
+from helpers import Block
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ZOO_ARCH, Zoo
 from flax import linen as nn
+from helpers import ZOO_ARCH, Zoo
 
 import jaxnas
 from jaxnas import ChoiceSpec, InputChoice, LayerChoice, Space

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_trees_close
 from flax import linen as nn
+from helpers import assert_trees_close
 
 import jaxnas
 from jaxnas import spaces

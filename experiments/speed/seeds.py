@@ -20,6 +20,7 @@ from experiments.quickstart.net import Net
 from jaxnas import darts, enas, spaces
 from jaxnas.data import Dataset
 from jaxnas.data.batches import epoch_batches
+from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS
 from jaxnas.oneshot.engine.plan import make_plan
 from jaxnas.programs.epoch import make_epoch, own_buffers
 from jaxnas.programs.layout import BATCHINGS, ONE, make_layout
@@ -42,15 +43,12 @@ def runner(name, net, how, count, steps):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (10_000, 32, 32, 3), np.uint8)
     dataset = Dataset(images, random.integers(0, 10, 10_000), num_classes=10)
-    plan = make_plan(
-        net, dataset, epochs=1, batch_size=BATCH, train_portion=0.5, seed=0, warmup_epochs=0, validate_every=1,
-        loss_fn=None, metrics=None, aux_weight=0.4,
-    )  # fmt: skip
+    plan = make_plan(net, {**SEARCH_DEFAULTS, "data": dataset, "epochs": 1, "batch_size": BATCH})
     algorithm = algorithm_of(name, net, plan.space)
     layout = ONE if how == "sequence" else make_layout(how, count, one_path=name == "enas")
-    run_epoch = make_epoch(algorithm.step, dataset, watched=("train_loss",), layout=layout)
-    shared = layout.share((jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)))
-    sample = dataset.example(BATCH), shared[1][:BATCH]
+    images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
+    program = make_epoch(algorithm.step, dataset, images=images, labels=labels, watched=("train_loss",), layout=layout)
+    sample = dataset.example(BATCH), labels[:BATCH]
 
     def streams(i):
         rngs = jax.random.split(jax.random.key(i))
@@ -70,7 +68,7 @@ def runner(name, net, how, count, steps):
 
     def run():
         for i in range(len(seeds)):
-            states[i] = run_epoch(states[i], rngs[i], *shared, chosen[i]).state
+            states[i] = program.run(states[i], rngs[i], chosen[i]).state
         jax.block_until_ready(states)
 
     return run

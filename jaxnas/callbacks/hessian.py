@@ -13,7 +13,6 @@ from jax.flatten_util import ravel_pytree
 from jaxnas.checks import check_batch_size
 from jaxnas.data.batches import epoch_batches
 from jaxnas.model import functional
-from jaxnas.oneshot.parts.relaxation import relax
 
 if TYPE_CHECKING:
     from jaxnas.runs.callback import Run
@@ -29,7 +28,7 @@ def alpha_hessian(run: Run, *, batch_size: int | None = None) -> Callable[[Any, 
     an architecture step (training mode, augmentation).
 
     Args:
-      run: a search whose state has `alphas`.
+      run: a search with a method that has logits.
       batch_size: examples in the batch. Default: the search's.
 
     Returns:
@@ -37,11 +36,13 @@ def alpha_hessian(run: Run, *, batch_size: int | None = None) -> Callable[[Any, 
 
     Raises:
       DataError: if the batch is larger than the architecture's part of the data.
-      ValueError: for a run that is not a search; on the call, for a state without `alphas`.
+      ValueError: for a run that is not a search, or has no logits.
     """
-    space, examples = run.space, run.arch_examples
-    if space is None or examples is None:
+    examples, logits, mixture = run.arch_examples, run.logits, run.mixture
+    if examples is None:
         raise ValueError("the alpha-Hessian is for searches; this is a training.")
+    if logits is None or mixture is None:
+        raise ValueError("the alpha-Hessian needs a method with logits, such as DARTS.")
     size = batch_size if batch_size is not None else run.batch_size
     check_batch_size(size, len(examples), "architecture's")
     model = functional.model_fns(run.model_fn)
@@ -53,7 +54,7 @@ def alpha_hessian(run: Run, *, batch_size: int | None = None) -> Callable[[Any, 
 
         def loss(flat: jax.Array) -> jax.Array:
             mutable = [name for name in variables if name != "params"]
-            arch = relax(space, unravel(flat))
+            arch = mixture(unravel(flat))
             output, _ = model.apply(variables, x, arch, train=True, rngs=jax.random.fold_in(rng, 1), mutable=mutable)
             return run.loss_fn(output, labels)
 
@@ -62,17 +63,16 @@ def alpha_hessian(run: Run, *, batch_size: int | None = None) -> Callable[[Any, 
     product = jax.jit(product)
 
     def eigenvalue(state: Any, epoch: int) -> float:
-        if not getattr(state, "alphas", None):
-            raise ValueError("the alpha-Hessian needs an algorithm with alphas, such as DARTS.")
+        alphas = logits(state)
         batch_rng, rng = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), epoch))
         chosen = epoch_batches(batch_rng, examples, steps=1, batch_size=size)[0]
         images, labels = jnp.asarray(dataset.x_train[chosen]), jnp.asarray(dataset.y_train[chosen])
 
         def times(v: np.ndarray) -> np.ndarray:
             vector = jnp.asarray(v, jnp.float32).reshape(-1)
-            return np.asarray(product(state.alphas, state.variables, images, labels, rng, vector), float)
+            return np.asarray(product(alphas, state.variables, images, labels, rng, vector), float)
 
-        return largest_eigenvalue(times, sum(leaf.size for leaf in jax.tree.leaves(state.alphas)))
+        return largest_eigenvalue(times, sum(leaf.size for leaf in jax.tree.leaves(alphas)))
 
     return eigenvalue
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxnas.runs.callback import Callback, Run, Stop
@@ -44,7 +43,7 @@ class TensorBoard(Callback):
         for name, value in metrics.items():
             if isinstance(value, float):
                 self._writer.add_scalar(_group(name), value, epoch)
-        for key, logits in jax.device_get(getattr(state, "alphas", None) or {}).items():
+        for key, logits in metrics.get("alphas", {}).items():
             self._writer.add_histogram(f"alphas/{key}", np.asarray(logits), epoch)
         for key, shares in metrics.get("probabilities", {}).items():
             labels = self._space[key].labels if self._space is not None else range(len(shares))

@@ -18,29 +18,6 @@ class AugmentName(StrEnum):
     cutout = "cutout"
 
 
-class Batching(StrEnum):
-    """How many seeds are run, as in `jaxnas.programs.layout`."""
-
-    sequence = "sequence"
-    map = "map"
-    vmap = "vmap"
-    shard = "shard"
-
-
-class Derive(StrEnum):
-    """How ENAS decides in the end."""
-
-    best = "best"
-    sample = "sample"
-
-
-class Hypergradient(StrEnum):
-    """How the second order takes its gradient."""
-
-    exact = "exact"
-    finite_difference = "finite_difference"
-
-
 class StopOn(StrEnum):
     """Criteria for stopping early, as in `jaxnas.callbacks`, with their defaults."""
 
@@ -61,22 +38,8 @@ AugmentOption = Annotated[
 ImageSize = Annotated[int | None, typer.Option(help="Resize images to this side, if theirs differ.")]
 Epochs = Annotated[int, typer.Option(min=1)]
 BatchSize = Annotated[int, typer.Option(min=1)]
-Warmup = Annotated[int, typer.Option(min=0, help="Epochs that train only the weights.")]
-TrainPortion = Annotated[float, typer.Option(help="Share of the training data for the weights.")]
 MaxMinutes = Annotated[float | None, typer.Option(min=0, help="Stop in time; the same command goes on.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
-SearchSeed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Default: 0.")]
-Seeds = Annotated[
-    str | None,
-    typer.Option(help="The same search from each of these seeds, such as 0,1,2; each has a directory seed_N in OUT."),
-]
-BatchingOption = Annotated[
-    Batching | None,
-    typer.Option(
-        help="How many seeds run: one after the other, or stepped as one. Default: as measured for the device."
-    ),
-]
-Resume = Annotated[bool, typer.Option(help="Go on with a run in this directory that was interrupted.")]
 CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Time between checkpoints within an epoch.")]
 UseTensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write scalars and histograms for TensorBoard.")]
 StopOnOption = Annotated[
@@ -87,3 +50,5 @@ StopOnOption = Annotated[
         "(DARTS+); no better derived accuracy for ten epochs. May be given several times.",
     ),
 ]
+Loss = Annotated[str | None, typer.Option(help="The loss: the name of a built-in one, or module:function.")]
+Metrics = Annotated[str | None, typer.Option(help="The metrics: names of built-in ones, or module:function.")]

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from jaxnas.cli.options import Batching, StopOn
+from jaxnas.cli.options import StopOn
 
 
 def followers(tensorboard: bool, stop_on: Sequence[StopOn] | None = None) -> list:
@@ -28,22 +28,6 @@ def followers(tensorboard: bool, stop_on: Sequence[StopOn] | None = None) -> lis
     # Those that stop a run come first, so that what they record is logged.
     stopping = [criteria[criterion]() for criterion in dict.fromkeys(stop_on or ())]
     return [*stopping, *([callbacks.TensorBoard()] if tensorboard else [])]
-
-
-def chosen_seeds(seed: int | None, seeds: str | None, batching: Batching | None) -> dict[str, Any]:
-    """The arguments of a search that say from which seeds it starts."""
-    from jaxnas.oneshot.engine.seeds import first_seed
-
-    try:
-        many = None if seeds is None else [int(each) for each in seeds.split(",") if each.strip()]
-    except ValueError:
-        raise typer.BadParameter(f"{seeds!r} is not of the form 0,1,2", param_hint="--seeds") from None
-    chosen: dict[str, Any] = {"seed": seed, "seeds": many, "batching": batching and batching.value}
-    try:
-        first_seed(**chosen)
-    except ValueError as e:
-        raise typer.BadParameter(str(e), param_hint="--seeds") from None
-    return chosen
 
 
 def say_found(result: Any, out: Path, seeds: Sequence[int] | None) -> None:

@@ -1,144 +1,165 @@
-"""`jaxnas search`."""
+"""`jaxnas search NAME`: a command for each method of the registry, with its own arguments and all options."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
-from jaxnas.cli.inputs import import_model, load_data
+from jaxnas import METHODS, Method, SearchOptions, search
+from jaxnas.cli.inputs import import_model, import_named, load_data
 from jaxnas.cli.options import (
     AugmentName,
     AugmentOption,
-    BatchingOption,
-    BatchSize,
-    CheckpointMinutes,
     Data,
     DataDir,
-    Derive,
-    Epochs,
-    Hypergradient,
     ImageSize,
-    MaxMinutes,
     Model,
     Out,
-    Resume,
-    SearchSeed,
-    Seeds,
     StopOn,
     StopOnOption,
-    TrainPortion,
     UseTensorBoard,
-    Warmup,
 )
-from jaxnas.cli.running import chosen_seeds, ending_well, followers, say_found
+from jaxnas.cli.options import Loss as LossOption
+from jaxnas.cli.options import Metrics as MetricsOption
+from jaxnas.cli.running import ending_well, followers, say_found
+from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS
+from jaxnas.oneshot.engine.plan import first_seed
+from jaxnas.signatures import arguments_of, options_of
 
 app = typer.Typer(no_args_is_help=True, help="Search a model's choices.")
 
-
-@app.command("darts")
-def search_darts(
-    model: Model,
-    out: Out,
-    data: Data = "digits",
-    data_dir: DataDir = None,
-    augment: AugmentOption = AugmentName.default,
-    image_size: ImageSize = None,
-    epochs: Epochs = 50,
-    batch_size: BatchSize = 64,
-    order: Annotated[int, typer.Option(min=1, max=2, help="1, or 2 to look one weight step ahead.")] = 1,
-    hypergradient: Annotated[Hypergradient, typer.Option(help="For order 2.")] = Hypergradient.exact,
-    warmup_epochs: Warmup = 0,
-    train_portion: TrainPortion = 0.5,
-    seed: SearchSeed = None,
-    seeds: Seeds = None,
-    batching: BatchingOption = None,
-    resume: Resume = True,
-    checkpoint_minutes: CheckpointMinutes = 10.0,
-    max_minutes: MaxMinutes = None,
-    tensorboard: UseTensorBoard = False,
-    stop_on: StopOnOption = None,
-) -> None:
-    """DARTS (arXiv 1806.09055)."""
-    import jaxnas
-
-    chosen = chosen_seeds(seed, seeds, batching)
-    with ending_well(out):
-        result = jaxnas.darts.search(
-            import_model(model),
-            load_data(data, data_dir, augment, image_size),
-            epochs=epochs,
-            batch_size=batch_size,
-            order=order,
-            hypergradient=hypergradient.value,
-            warmup_epochs=warmup_epochs,
-            train_portion=train_portion,
-            **chosen,
-            workdir=out,
-            callbacks=followers(tensorboard, stop_on),
-            resume=resume,
-            checkpoint_minutes=checkpoint_minutes,
-            max_minutes=max_minutes,
-        )
-        say_found(result, out, chosen["seeds"])
+_ELSEWHERE = ("data_dir", "workdir", "loss_fn", "metrics", "callbacks", "seeds")
+"""Options that a command has in another form."""
 
 
-@app.command("enas")
-def search_enas(
-    model: Model,
-    out: Out,
-    data: Data = "digits",
-    data_dir: DataDir = None,
-    augment: AugmentOption = AugmentName.default,
-    image_size: ImageSize = None,
-    epochs: Epochs = 310,
-    batch_size: BatchSize = 64,
-    child_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the weights per epoch; default: a pass over their data.")
-    ] = None,
-    controller_steps: Annotated[int, typer.Option(min=1, help="Updates of the controller per epoch.")] = 50,
-    controller_samples: Annotated[int, typer.Option(min=1, help="Architectures per update.")] = 20,
-    entropy_weight: Annotated[float, typer.Option(help="Weight of the policy's entropy in the return.")] = 1e-4,
-    skip_weight: Annotated[float, typer.Option(help="Weight of the skip penalty in the return.")] = 0.8,
-    derive: Annotated[Derive, typer.Option(help="The best of many samples, or one.")] = Derive.best,
-    derive_samples: Annotated[int, typer.Option(min=1, help="How many are sampled and scored.")] = 100,
-    warmup_epochs: Warmup = 0,
-    train_portion: TrainPortion = 0.9,
-    seed: SearchSeed = None,
-    seeds: Seeds = None,
-    batching: BatchingOption = None,
-    resume: Resume = True,
-    checkpoint_minutes: CheckpointMinutes = 10.0,
-    max_minutes: MaxMinutes = None,
-    tensorboard: UseTensorBoard = False,
-    stop_on: StopOnOption = None,
-) -> None:
-    """ENAS (arXiv 1802.03268)."""
-    import jaxnas
+def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
+    """The command of a method: `--model` and `--out`, the data, the method's own arguments, and all options.
 
-    if StopOn.eigenvalue in (stop_on or ()):
-        raise typer.BadParameter("eigenvalue is that of the alphas, which ENAS does not have", param_hint="--stop-on")
-    chosen = chosen_seeds(seed, seeds, batching)
-    with ending_well(out):
-        result = jaxnas.enas.search(
-            import_model(model),
-            load_data(data, data_dir, augment, image_size),
-            epochs=epochs,
-            batch_size=batch_size,
-            child_steps=child_steps,
-            controller_steps=controller_steps,
-            controller_samples=controller_samples,
-            entropy_weight=entropy_weight,
-            skip_weight=skip_weight,
-            derive=derive.value,
-            derive_samples=derive_samples,
-            warmup_epochs=warmup_epochs,
-            train_portion=train_portion,
-            **chosen,
-            workdir=out,
-            callbacks=followers(tensorboard, stop_on),
-            resume=resume,
-            checkpoint_minutes=checkpoint_minutes,
-            max_minutes=max_minutes,
-        )
-        say_found(result, out, chosen["seeds"])
+    Arguments that cannot be typed, such as optimisers and functions, are left out.
+    """
+    own = _typed(inspect.signature(method).parameters, typing.get_type_hints(method), arguments_of(method))
+    defaults = {**SEARCH_DEFAULTS, **method().defaults}
+    shared = {
+        option: _parameter(option, about.type, defaults[option], about.text)
+        for option, about in options_of(SearchOptions).items()
+        if option not in _ELSEWHERE and _type_of(about.type) is not None
+    }
+
+    def run(
+        model: str,
+        out: Path,
+        data: str,
+        data_dir: Path | None,
+        augment: AugmentName,
+        image_size: int | None,
+        loss: str | None,
+        metrics: str | None,
+        seeds: str | None,
+        tensorboard: bool,
+        stop_on: list[StopOn] | None,
+        **given: Any,
+    ) -> None:
+        many = _seeds(seeds, given["seed"], given["batching"])
+        chosen: dict[str, Any] = {option: value for option, value in given.items() if option in shared}
+        found = method(**{argument: value for argument, value in given.items() if argument in own})
+        chosen |= {"seeds": many, "workdir": out, "callbacks": followers(tensorboard, stop_on)}
+        chosen |= {"loss_fn": import_named(loss, "--loss"), "metrics": import_named(metrics, "--metrics")}
+        with ending_well(out):
+            result = search(import_model(model), load_data(data, data_dir, augment, image_size), found, **chosen)
+            say_found(result, out, many)
+
+    _sign(run, {**_fixed(), **own, **shared, **_last()})
+    run.__name__, run.__doc__ = name, _title(method)
+    return run
+
+
+def _fixed() -> dict[str, inspect.Parameter]:
+    """The parameters that come first in every command."""
+    return {
+        "model": _keyword("model", Model),
+        "out": _keyword("out", Out),
+        "data": _keyword("data", Data, "digits"),
+        "data_dir": _keyword("data_dir", DataDir, None),
+        "augment": _keyword("augment", AugmentOption, AugmentName.default),
+        "image_size": _keyword("image_size", ImageSize, None),
+        "loss": _keyword("loss", LossOption, None),
+        "metrics": _keyword("metrics", MetricsOption, None),
+    }
+
+
+def _last() -> dict[str, inspect.Parameter]:
+    """The parameters that come last in every command."""
+    text = "The same search from each of these seeds, such as 0,1,2; each has a directory seed_N in OUT."
+    return {
+        "seeds": _keyword("seeds", Annotated[str | None, typer.Option(help=text)], None),
+        "tensorboard": _keyword("tensorboard", UseTensorBoard, False),
+        "stop_on": _keyword("stop_on", StopOnOption, None),
+    }
+
+
+def _typed(
+    parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any], texts: Mapping[str, str]
+) -> dict[str, inspect.Parameter]:
+    """The parameters of a function that can be typed on a command line."""
+    return {
+        name: _parameter(name, hints[name], parameter.default, texts.get(name, ""))
+        for name, parameter in parameters.items()
+        if _type_of(hints[name]) is not None
+    }
+
+
+def _parameter(name: str, annotation: Any, default: Any, text: str) -> inspect.Parameter:
+    return _keyword(name, Annotated[_type_of(annotation), typer.Option(help=text)], default)
+
+
+def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _type_of(annotation: Any) -> Any:
+    """What a command line can read in the place of a type: it, or a part of a union; None if it can read nothing."""
+    if annotation in (int, float, bool, str) or typing.get_origin(annotation) in (Literal, tuple):
+        return annotation
+    if annotation is os.PathLike:
+        return Path
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        parts = [_type_of(part) for part in typing.get_args(annotation) if part is not types.NoneType]
+        readable = [part for part in parts if part is not None]
+        if readable:
+            return readable[0] | None if types.NoneType in typing.get_args(annotation) else readable[0]
+    return None
+
+
+def _sign(function: Callable, parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Gives a function the signature from which typer makes a command."""
+    function.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    function.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+
+
+def _title(method: Callable) -> str:
+    """The head of a method's file: its name, its paper, and what it does."""
+    return inspect.getdoc(inspect.getmodule(method)) or ""
+
+
+def _seeds(seeds: str | None, seed: int | None, batching: str | None) -> list[int] | None:
+    """The seeds that were typed. They must not contradict the other options."""
+    try:
+        many = None if seeds is None else [int(each) for each in seeds.split(",") if each.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"{seeds!r} is not of the form 0,1,2", param_hint="--seeds") from None
+    try:
+        first_seed(seed, many, batching)
+    except ValueError as e:
+        raise typer.BadParameter(str(e), param_hint="--seeds") from None
+    return many
+
+
+for _name, _method in METHODS.items():
+    app.command(_name)(command_of(_name, _method))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,11 @@ class Dataset:
 
     def _check_part(self, part: str) -> None:
         x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+        if x.ndim < 2 <= y.ndim:
+            raise DataError(
+                f"{self.name}: x_{part} has shape {x.shape} and y_{part} has {y.shape}: the images come first, the "
+                "labels second; these look swapped."
+            )
         if x.ndim < 2:
             raise DataError(f"{self.name}: x_{part} has shape {x.shape}; expected [N, …] with at least two axes.")
         if len(x) != len(y):
@@ -151,13 +156,39 @@ _SAVED = ("x_train", "y_train", "x_test", "y_test", "num_classes", "mean", "std"
 
 
 def _array(name: str, field: str, value: Any) -> np.ndarray:
+    if isinstance(value, Mapping):
+        raise DataError(f"{name}: {field} is a dict with {list(value)}; {_ONE_ARRAY}.")
+    arrays = isinstance(value, (list, tuple)) and len(value) > 0 and all(np.ndim(part) for part in value)
+    if arrays and (isinstance(value, tuple) or len({np.shape(part)[0] for part in value if _is_array(part)}) > 1):
+        shapes = ", ".join(map(str, sorted({np.shape(part) for part in value})[:3]))
+        raise DataError(
+            f"{name}: {field} is a {type(value).__name__} of {len(value)} arrays of shapes {shapes}; {_ONE_ARRAY}."
+        )
     try:
         array = np.asarray(value)
     except ValueError as e:
         raise DataError(f"{name}: {field} is not an array: {e}.") from None
-    if array.dtype == object or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
-        raise DataError(f"{name}: {field} has dtype {array.dtype}; expected numbers, all examples of one shape.")
+    kind = array.dtype
+    if kind.kind == "c":
+        raise DataError(
+            f"{name}: {field} is {kind}; expected real numbers. Real and imaginary parts may be two channels: "
+            "np.stack([x.real, x.imag], -1)."
+        )
+    if kind.kind not in "OUS" and jnp.issubdtype(kind, jnp.floating) and not np.issubdtype(kind, np.floating):
+        raise DataError(
+            f"{name}: {field} is {kind}; expected uint8, float16, float32 or float64. x.astype(np.float32) has the "
+            "same values; a model computes in bfloat16 if its layers say dtype=jnp.bfloat16."
+        )
+    if kind.kind not in "biuf":
+        raise DataError(f"{name}: {field} has dtype {kind}; expected numbers, all examples of one shape.")
     return array
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+_ONE_ARRAY = "expected one array, with a row for each example (several inputs per example are not supported)"
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ def as_dataset(data: Any, *, data_dir: str | os.PathLike | None = None) -> Datas
     """Brings whatever a `data` argument may be to a `Dataset`.
 
     Args:
-      data: a name or file (see `load`), `(x_train, y_train)`, `(x_train, y_train, x_test, y_test)`, or a
-        `Dataset`.
+      data: a name or file (see `load`), `(x_train, y_train)`, `(x_train, y_train, x_test, y_test)`, a dict with these
+        names, or a `Dataset`.
       data_dir: see `load`.
 
     Raises:
@@ -68,16 +68,60 @@ def as_dataset(data: Any, *, data_dir: str | os.PathLike | None = None) -> Datas
         return data
     if isinstance(data, (str, os.PathLike)):
         return load(data, data_dir=data_dir)
-    if isinstance(data, Sequence) and len(data) in (2, 4):
-        return Dataset(*data)
-    raise DataError(
-        'data must be a name such as "digits" or "cifar10", an .npz file, (x_train, y_train), '
-        f"(x_train, y_train, x_test, y_test) or a jaxnas.data.Dataset; got {_describe(data)}."
-    )
+    if isinstance(data, Mapping):
+        return _of_dict(data)
+    if isinstance(data, (list, tuple)):
+        _check_parts(data)
+        if len(data) in (2, 4):
+            return Dataset(*data)
+    raise DataError(f"data must be {_EXPECTED}; got {_describe(data)}.")
+
+
+_EXPECTED = (
+    'a name such as "digits" or "cifar10", an .npz file, (x_train, y_train), (x_train, y_train, x_test, y_test), a '
+    "dict of these, or a jaxnas.data.Dataset"
+)
+
+
+def _of_dict(data: Mapping[str, Any]) -> Dataset:
+    fields = {field.name for field in dataclasses.fields(Dataset)}
+    unknown = [name for name in data if name not in fields]
+    if unknown or not {"x_train", "y_train"} <= data.keys():
+        raise DataError(
+            f"data is a dict with {list(data)}; expected x_train, y_train and, if there are any, x_test, y_test (and "
+            "other fields of jaxnas.data.Dataset). Several inputs per example are not supported: x_train is one array."
+        )
+    return Dataset(**data)
+
+
+def _check_parts(data: Sequence[Any]) -> None:
+    """Refuses what is not `(x_train, y_train, …)`, but may look like it."""
+    kind = type(data).__name__
+    pairs = [part for part in data if isinstance(part, (list, tuple)) and len(part) == 2 and hasattr(part[0], "shape")]
+    if pairs and len(pairs) == len(data):
+        if len(data) == 2 and all(np.ndim(label) for _, label in pairs):
+            raise DataError(
+                f"data is a {kind} of pairs. If these are ((x_train, y_train), (x_test, y_test)), give (x_train, "
+                "y_train, x_test, y_test). (Several inputs per example are not supported: x_train is one array.)"
+            )
+        raise DataError(
+            f"data is a {kind} of {len(data)} pairs, taken for samples (image, label): stack them, as in "
+            "(np.stack([x for x, _ in samples]), np.array([y for _, y in samples]))."
+        )
+    shapes = [np.shape(part) for part in data] if all(hasattr(part, "shape") for part in data) else []
+    if isinstance(data, list) and len(shapes) > 1 and shapes.count(shapes[0]) == len(shapes):
+        raise DataError(
+            f"data is a list of {len(data)} arrays of one shape, {shapes[0]}. If they are samples, stack them and give "
+            "labels too; if they are images and labels, give a tuple (x_train, y_train)."
+        )
 
 
 def _describe(data: Any) -> str:
-    return f"a {type(data).__name__} of {len(data)}" if isinstance(data, Sequence) else f"a {type(data).__name__}"
+    sized = isinstance(data, (list, tuple))
+    loader = hasattr(data, "__iter__") and not hasattr(data, "shape") and not isinstance(data, (Mapping, Sequence))
+    hint = "; a loader or generator must be read into arrays first" if loader else ""
+    one = f", an array {np.shape(data)} without labels" if hasattr(data, "shape") else ""
+    return f"a {type(data).__name__} of {len(data)}" if sized else f"a {type(data).__name__}{one}{hint}"
 
 
 def _npz(path: Path) -> Dataset:

@@ -65,8 +65,7 @@ class LayerChoice(nn.Module):
         if isinstance(self.candidates, Mapping) and self._names is None:
             self._names = tuple(self.candidates)
         for candidate in _layers(self):
-            if not callable(candidate):
-                raise TypeError(f"{_title(self)}: {candidate!r} is neither a module nor a function.")
+            functional.check_candidate(candidate, _title(self))
         super().__post_init__()
 
     def __call__(self, x: Any, arch: Any, **kwargs: Any) -> Any:
@@ -75,7 +74,8 @@ class LayerChoice(nn.Module):
         Args:
           x: input of every candidate.
           arch: the architecture.
-          **kwargs: passed on to the candidates that take them. Only `train` may be taken by none.
+          **kwargs: passed on to the candidates that take them. `train` (or `deterministic`) reaches each under the
+            name it has for it, and may be taken by none.
 
         Returns:
           The reduced output; with `return_mask` a pair of it and the mask.
@@ -85,7 +85,9 @@ class LayerChoice(nn.Module):
         """
         layers = _layers(self)
         options = {"arch": arch, **kwargs}
-        unused = set(kwargs) - {"train"} - set().union(*(functional.reached(layer, options) for layer in layers))
+        unused = (
+            set(kwargs) - set(functional.MODES) - set().union(*(functional.reached(layer, options) for layer in layers))
+        )
         if unused:
             raise TypeError(f"{_title(self)}: no candidate takes the argument {sorted(unused)}.")
 

@@ -14,7 +14,7 @@ from jax.extend import core
 
 from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
-from jaxnas.model.architecture import Arch, is_concrete, is_mixture, read_value
+from jaxnas.model.architecture import Arch, ChoiceSpec, is_concrete, is_mixture, read_value
 from jaxnas.model.fixed import apply_fixed_architecture
 from jaxnas.model.space import Space, space
 
@@ -41,7 +41,8 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
     Of an architecture of weights the result is an expectation: each choice is taken to be drawn by its weights,
     independently of the others. It is exact where LayerChoices decide what is computed, nested ones too; what depends
     on an InputChoice counts in full, so there it is an upper bound (the loose ends of `enas_micro`). It is a smooth
-    function of the weights and works inside `jax.jit` and `jax.grad`, as a term of a loss.
+    function of the weights and works inside `jax.jit` and `jax.grad`, as a term of a loss that takes the architecture,
+    `loss(output, labels, arch)`. Traced decisions (an ENAS sample inside jit) count as weights of ones and zeros.
 
     A call traces the model, which takes seconds for large ones. For many architectures compile it once:
     `flops = jax.jit(lambda weights: jaxnas.cost(model, shape, weights).flops)`, then `flops(space.one_hot(arch))`.
@@ -70,9 +71,19 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
             "weights for an expectation (`Space.uniform()`, for instance)."
         )
     found.validate(arch)
-    if not is_mixture(arch):
+    if is_mixture(arch):
+        return _expected_cost(model, found, x, arch)
+    if all(is_concrete(value) for value in jax.tree.leaves(dict(arch))):
         return _fixed_cost(functional.model_fns(apply_fixed_architecture(model.module, arch)), x)
-    return _expected_cost(model, found, x, arch)
+    return _expected_cost(model, found, x, {key: _as_weights(key, spec, arch[key]) for key, spec in found.items()})
+
+
+def _as_weights(key: str, spec: ChoiceSpec, value: Any) -> jax.Array:
+    """Ones for what a decision chooses, and zeros, float32 `[n_candidates]`; the decision may be traced."""
+    kind, value = read_value(key, spec, value)
+    if kind == "mask":
+        return value.astype(jnp.float32)
+    return jnp.zeros(spec.n_candidates).at[jnp.asarray(value, jnp.int32)].set(1.0)
 
 
 def _fixed_cost(model: functional.ModelFns, x: jax.ShapeDtypeStruct) -> Cost:

@@ -42,6 +42,9 @@ class FixedModel(nn.Module):
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """Calls the model. The first initialisation also checks the architecture against the model's space.
 
+        A model that must be told whether it trains, and is not, is called for evaluation (to be initialised, in
+        training, so that it makes all of its variables).
+
         Raises:
           ArchitectureError: if the architecture does not fit the model.
         """
@@ -51,8 +54,10 @@ class FixedModel(nn.Module):
                 apart.submit(space, self.open.model, *specs).result().validate(self.arch)
         # On our own scope, so that parameters and keys have the names they have in the supernet.
         model = self.open.model.clone(parent=self.scope, name=None)
-        passed: dict[str, Any] = {name: kwargs.pop(name) for name in ("train", "progress") if name in kwargs}
-        kwargs |= functional.accepted(model, passed)  # so that every fixed model can be called alike
+        alike = (*functional.MODES, "progress")  # so that every fixed model can be called alike
+        passed: dict[str, Any] = {name: kwargs.pop(name) for name in alike if name in kwargs}
+        passed = functional.accepted(model, passed)
+        kwargs |= {**functional.required(model, len(inputs), train=self.is_initializing()), **passed}
         arch = StaticArch(self.arch, root=self.path)
         if functional.accepted(model, {"arch": None}):
             return model(*inputs, arch=arch, **kwargs)

@@ -6,14 +6,33 @@ function like `model_fns`.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import linen as nn
 
 from jaxnas.ops import fast_convolutions
+
+MODES = ("train", "deterministic", "use_running_average")
+"""What Flax modules call the argument that says whether they train; the last two say the opposite."""
+
+_FOREIGN = {
+    "flax.nnx": ("Flax NNX", ("Module", "Pytree", "Object")),
+    "torch": ("PyTorch", ("Module",)),
+    "equinox": ("Equinox", ("Module",)),
+    "haiku": (
+        "Haiku",
+        ("Module", "Transformed", "TransformedWithState", "MultiTransformed", "MultiTransformedWithState"),
+    ),
+    "keras": ("Keras", ("Layer",)),
+    "tf_keras": ("Keras", ("Layer",)),
+    "tensorflow": ("TensorFlow", ("Module",)),
+}
+"""Other module systems: the package, its name, and its base classes. None of them is imported."""
 
 Variables = Mapping[str, Any]
 """`{"params": …}` and, where a model has them, other collections such as `"batch_stats"`."""
@@ -23,9 +42,11 @@ class ModelFns(NamedTuple):
     """A model as pure functions. `arch` is the last input, and left out for a fixed model.
 
     Attributes:
-      init: `(rng, *inputs, arch) -> variables`. Inputs may be `jax.ShapeDtypeStruct`s.
+      init: `(rng, *inputs, arch) -> variables`. Inputs may be `jax.ShapeDtypeStruct`s. A model that must be told
+        whether it trains is told that it does, so that it makes all of its variables.
       apply: `(variables, *inputs, arch, train=False, rngs=None, mutable=False, **options) -> output`, or
-        `(output, updates)` if `mutable` names collections. `train` and the options reach models that take them.
+        `(output, updates)` if `mutable` names collections. `train` and the options reach models that take them;
+        `train` also as `deterministic` or `use_running_average` (see `accepted`).
       trace: `(*inputs, arch) -> output`, as in training, with fresh variables; for abstract evaluation.
       module: the Flax module behind them.
       takes_arch: whether the module has open choices, that is, an argument called `arch`.
@@ -39,27 +60,98 @@ class ModelFns(NamedTuple):
 
     def accepts_arch(self, n_inputs: int) -> bool:
         """Whether the module can be called with so many inputs and an architecture."""
-        signature = inspect.signature(type(self.module).__call__)
+        if self.takes_arch:
+            return True
+        count = 1 + n_inputs  # the architecture comes last
         try:
-            signature.bind(self.module, *[None] * (n_inputs + (not self.takes_arch)))
+            inspect.signature(type(self.module).__call__).bind(
+                self.module, *[None] * count, **required(self.module, count, train=True)
+            )
         except TypeError:
-            return self.takes_arch
-        return True
+            return False
+        names = list(_parameters(self.module))
+        return count >= len(names) or names[count] not in MODES
 
 
 def build(model_fn: Any) -> nn.Module:
     """The module that `model_fn` is, or gives when called without arguments.
 
     Raises:
-      TypeError: if it is neither.
+      TypeError: if it is neither, or holds objects of another module system.
     """
+    _check_ours(model_fn, "model_fn")
     module = model_fn if isinstance(model_fn, nn.Module) else model_fn() if callable(model_fn) else None
+    _check_ours(module, "what model_fn gives")
     if not isinstance(module, nn.Module):
+        is_what = f"gives {type(module).__name__}" if callable(model_fn) else f"is a {type(model_fn).__name__}"
         raise TypeError(
             "model_fn must be a flax.linen module, or give one when called without arguments (a class, a "
-            f"functools.partial, a lambda); {model_fn!r} gives {type(module).__name__}."
+            f"functools.partial, a lambda); {_brief(model_fn)} {is_what}."
         )
+    for name, value in vars(module).items():
+        if name not in ("parent", "scope", "_state"):
+            _check_ours(value, f"{type(module).__name__}.{name}")
     return module
+
+
+def check_candidate(candidate: Any, where: str) -> None:
+    """Raises TypeError, beginning with `where`, unless a candidate is a Flax Linen module or a function."""
+    _check_ours(candidate, f"{where}: a candidate")
+    for cell in getattr(candidate, "__closure__", None) or ():
+        try:
+            _check_ours(cell.cell_contents, f"{where}: a candidate")
+        except ValueError:  # an empty cell: what it will hold is not known yet
+            continue
+    if not callable(candidate):
+        raise TypeError(f"{where}: {_brief(candidate)} is neither a module nor a function.")
+
+
+def _check_ours(value: Any, where: str) -> None:
+    """Raises TypeError if a value is an object or a class of another module system, or holds one.
+
+    Their layers are callable, so they would be taken for functions, and their parameters never trained.
+    """
+    for part in _held(value):
+        system = _foreign(part)
+        if system is not None:
+            what = part.__name__ if isinstance(part, type) else type(part).__name__
+            raise TypeError(
+                f"{where} is or holds {what} of {system}. Supported are flax.linen modules, and functions without "
+                "parameters: those of other layers would not be trained."
+            )
+
+
+def _held(value: Any) -> Iterator[Any]:
+    """A value, and what is in it if it is a partial, a bound method or a collection."""
+    yield value
+    inner: Iterable[Any] = ()
+    if isinstance(value, functools.partial):
+        inner = [value.func, *value.args, *value.keywords.values()]
+    elif inspect.ismethod(value):
+        inner = [value.__self__]
+    elif isinstance(value, (list, tuple)):
+        inner = value
+    elif isinstance(value, Mapping):
+        inner = value.values()
+    for part in inner:
+        yield from _held(part)
+
+
+def _foreign(value: Any) -> str | None:
+    """The module system of an object or a class, if it is not Flax Linen and is known."""
+    family = value.__mro__ if isinstance(value, type) else type(value).__mro__
+    if nn.Module in family:
+        return None
+    for base in family:
+        for package, (system, names) in _FOREIGN.items():
+            if base.__name__ in names and f"{base.__module__}.".startswith(f"{package}."):
+                return system
+    return None
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def model_fns(model_fn: Any) -> ModelFns:
@@ -75,6 +167,7 @@ def model_fns(model_fn: Any) -> ModelFns:
 
     def init(rng: jax.Array, *args: Any) -> Variables:
         args, options = arguments(args, {})
+        options = {**required(module, len(args), train=True), **options}
         specs = jax.tree.map(shape_of, args)
 
         def fresh(rng: jax.Array) -> Variables:
@@ -141,19 +234,56 @@ def _is_sequential(target: Any) -> bool:
 def accepted(target: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `options` that calling `target` accepts.
 
-    A `nn.Sequential` hands its keywords to its first layer, so that layer decides.
+    Where the options say whether to train, in one of `MODES`, a target that names another of these gets the same in
+    its own words, unless its constructor has fixed it. A `nn.Sequential` hands its keywords to its first layer, so
+    that layer decides.
     """
     while _is_sequential(target) and target.layers:
         target = target.layers[0]
-    call = type(target).__call__ if isinstance(target, nn.Module) else target
+    parameters = _parameters(target)
+    keyword_kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {k for k, p in parameters.items() if p.kind in keyword_kinds}
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    taken = dict(options) if takes_all else {k: v for k, v in options.items() if k in named}
+    told = next((name for name in MODES if options.get(name) is not None), None)
+    if told is None:
+        return taken
+    for name in MODES:
+        fixed = isinstance(target, nn.Module) and getattr(target, name, None) is not None
+        if name in named and name not in options and not fixed:
+            same = (name == "train") == (told == "train")
+            taken[name] = options[told] if same else _negated(options[told])
+    return taken
+
+
+def required(target: Any, n_inputs: int, *, train: bool) -> dict[str, bool]:
+    """What a module that must be told whether it trains is told, if called with so many inputs and nothing else."""
+    needed = {}
+    for i, (name, parameter) in enumerate(_parameters(target).items()):
+        positional = parameter.kind is not parameter.KEYWORD_ONLY and i <= n_inputs  # the first is `self`
+        if name in MODES and parameter.default is parameter.empty and not positional:
+            needed[name] = train if name == "train" else not train
+    return needed
+
+
+def modes(module: nn.Module) -> set[str]:
+    """Which of `MODES` a module's call takes by name; all, if it takes any keyword."""
+    parameters = _parameters(module)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return set(MODES)
+    return set(MODES) & set(parameters)
+
+
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    """Of calling a function, or a module (then with `self`)."""
     try:
-        parameters = inspect.signature(call).parameters
+        return inspect.signature(type(target).__call__ if isinstance(target, nn.Module) else target).parameters
     except ValueError:  # some builtins have no signature
         return {}
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return dict(options)
-    keyword_kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {k: v for k, v in options.items() if k in parameters and parameters[k].kind in keyword_kinds}
+
+
+def _negated(value: Any) -> Any:
+    return not value if isinstance(value, (bool, np.bool_)) else jax.numpy.logical_not(value)
 
 
 def _streams(rng: jax.Array) -> dict[str, jax.Array]:

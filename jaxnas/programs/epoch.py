@@ -55,33 +55,89 @@ class Call(NamedTuple):
     compile_seconds: float
 
 
+class EpochProgram(NamedTuple):
+    """One epoch, compiled, with the data on the device; of one state, or of several that are stepped as one.
+
+    Attributes:
+      run: `(state, rng, streams, *, start=0, before=None, after_call=None) -> Epoch`. A stream is an index array
+        `[steps, B]`, or None for a batch of None. `state` is donated. An epoch that was cut off is resumed with
+        `start`, the steps done, and `before`, their metrics. `after_call(Call) -> bool` is called after each compiled
+        call; True ends the epoch there.
+      watched: metrics that must stay finite. Once one is not, the state no longer changes.
+      layout: of the states: with S of them the state, the key and the streams have a leading axis S.
+    """
+
+    run: Callable[..., Epoch]
+    watched: Sequence[str]
+    layout: Layout
+
+
 def make_epoch(
     step: Callable,
     dataset: Dataset,
     *,
+    images: jax.Array,
+    labels: jax.Array,
     watched: Sequence[str],
     steps_per_call: int | None = None,
     layout: Layout = ONE,
-) -> Callable:
-    """Builds a function that runs one epoch.
+) -> EpochProgram:
+    """Builds the program of one epoch.
 
     Args:
       step: `(state, *batches) -> (state, metrics)`, pure; a batch is `(x, y)` or None.
       dataset: for normalisation and augmentation, which happen inside jit.
-      watched: metrics that must stay finite. Once one is not, the state no longer changes.
-      steps_per_call: steps in one compiled call. Default: 1 on CPU, where gradients of convolutions are
-        slow inside a loop, else the largest divisor of the epoch's steps up to 50.
-      layout: of many states that are stepped at once: the state, the key and the streams have a leading axis S.
-
-    Returns:
-      `run(state, rng, images, labels, streams, *, start=0, before=None, after_call=None) -> Epoch`. A stream is an
-      index array `[steps, B]`, or None for a batch of None. `state` is donated. An epoch that was cut off goes on
-      with `start`, the steps done, and `before`, their metrics. `after_call(Call) -> bool` is called after each
-      compiled call; True ends the epoch there.
+      images, labels: the training data (raw), on the device.
+      watched, layout: see `EpochProgram`.
+      steps_per_call: see `jaxnas.runs.options.RunOptions`.
     """
 
     if steps_per_call is not None and (not isinstance(steps_per_call, int) or steps_per_call < 1):
         raise ValueError(f"steps_per_call must be a positive integer or None; got {steps_per_call!r}.")
+    call = jax.jit(layout.mapped(_steps_of_one(step, dataset, watched)), donate_argnums=0)
+    compiled: set[Any] = set()
+    data = layout.share((images, labels))
+
+    def run(state, rng, streams, *, start=0, before=None, after_call=None) -> Epoch:
+        steps = next(s.shape[-2] for s in streams if s is not None)
+        chunk = steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
+        chunk = max(d for d in range(1, min(chunk, steps) + 1) if steps % d == 0)
+        fine = _finite(before, watched).all(-1) if start else np.ones(rng.shape, bool)
+        carry, collected, seconds, done = (
+            (state, layout.place(jnp.asarray(fine))),
+            [before] if start else [],
+            0.0,
+            start,
+        )
+        form = (chunk, *(s is None for s in streams))
+        for first in range(start, steps, chunk):
+            part = tuple(None if s is None else s[..., first : first + chunk, :] for s in streams)
+            began = time.perf_counter()
+            carry, metrics = call(carry, rng, part, *data, first)
+            collected.append(metrics)
+            if form not in compiled:
+                jax.block_until_ready(carry)
+                seconds = time.perf_counter() - began
+                compiled.add(form)
+                settled = metrics
+            elif len(collected) > _IN_FLIGHT:
+                settled = jax.block_until_ready(collected[-1 - _IN_FLIGHT])
+            else:
+                settled = collected[0]
+            done = first + chunk
+            if len(collected) % 100 == 0 and not np.any(carry[1]):
+                break
+            if after_call is not None and after_call(
+                Call(done, steps, carry[0], carry[1], collected, settled, seconds)
+            ):
+                break
+        return Epoch(carry[0], gathered(collected), seconds, done)
+
+    return EpochProgram(run, watched, layout)
+
+
+def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str]) -> Callable:
+    """Builds `(carry, rng, streams, images, labels, first) -> (carry, metrics)`: the steps of a call."""
 
     def steps_of_one(carry, rng, streams, images, labels, first):
         def one(carry, position_and_streams):
@@ -104,45 +160,7 @@ def make_epoch(
         carry, metrics = one(carry, jax.tree.map(lambda leaf: leaf[0], (positions, streams)))
         return carry, jax.tree.map(lambda leaf: leaf[None], metrics)
 
-    call = jax.jit(layout.mapped(steps_of_one), donate_argnums=0)
-    compiled: set[Any] = set()
-
-    def run(state, rng, images, labels, streams, *, start=0, before=None, after_call=None) -> Epoch:
-        steps = next(s.shape[-2] for s in streams if s is not None)
-        chunk = steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
-        chunk = max(d for d in range(1, min(chunk, steps) + 1) if steps % d == 0)
-        fine = _finite(before, watched).all(-1) if start else np.ones(rng.shape, bool)
-        carry, collected, seconds, done = (
-            (state, layout.place(jnp.asarray(fine))),
-            [before] if start else [],
-            0.0,
-            start,
-        )
-        form = (chunk, *(s is None for s in streams))
-        for first in range(start, steps, chunk):
-            part = tuple(None if s is None else s[..., first : first + chunk, :] for s in streams)
-            began = time.perf_counter()
-            carry, metrics = call(carry, rng, part, images, labels, first)
-            collected.append(metrics)
-            if form not in compiled:
-                jax.block_until_ready(carry)
-                seconds = time.perf_counter() - began
-                compiled.add(form)
-                settled = metrics
-            elif len(collected) > _IN_FLIGHT:
-                settled = jax.block_until_ready(collected[-1 - _IN_FLIGHT])
-            else:
-                settled = collected[0]
-            done = first + chunk
-            if len(collected) % 100 == 0 and not np.any(carry[1]):
-                break
-            if after_call is not None and after_call(
-                Call(done, steps, carry[0], carry[1], collected, settled, seconds)
-            ):
-                break
-        return Epoch(carry[0], gathered(collected), seconds, done)
-
-    return run
+    return steps_of_one
 
 
 def gathered(collected: list[dict[str, Any]]) -> dict[str, np.ndarray]:

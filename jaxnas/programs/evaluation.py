@@ -1,108 +1,112 @@
-"""Losses, metrics, and evaluating a model on a whole split."""
+"""What is optimised and measured in a run, and measuring it on a whole split."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxnas.data import Dataset
 from jaxnas.errors import DataError
+from jaxnas.programs.agreement import check_agreement
+from jaxnas.programs.losses import (
+    BuiltinLoss,
+    Loss,
+    LossFn,
+    Reward,
+    as_loss,
+    as_reward,
+    cross_entropy,
+    full_precision,
+    main_output,
+    reward_of,
+    with_auxiliary,
+)
+from jaxnas.programs.metrics import Metrics, MetricsFn, accuracy, as_metrics
 
-LossFn = Callable[[Any, jax.Array], jax.Array]
-"""(model output for a batch, labels) -> scalar mean over the batch."""
-MetricsFn = Callable[[Any, jax.Array], Mapping[str, jax.Array]]
-"""(model output for a batch, labels) -> {name: scalar mean over the batch}."""
+__all__ = ["LossFn", "MetricsFn", "RewardFn", "accuracy", "cross_entropy", "main_output", "with_auxiliary"]
 
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy of `logits` `[B, classes]` and int `labels` `[B]`."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-def main_output(output: Any) -> Any:
-    """The logits of a model that returns `(logits, auxiliary logits, …)`, or its output itself."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def with_auxiliary(loss_fn: LossFn, weight: float = 0.4) -> LossFn:
-    """A loss that adds `weight` times that of each auxiliary head, where the model's output is a tuple of heads.
-
-    A model gives `(logits, auxiliary logits)` in training and plain logits otherwise (GoogLeNet, arXiv 1409.4842).
-    """
-
-    def loss(output: Any, labels: jax.Array) -> jax.Array:
-        main, *heads = output if isinstance(output, tuple) else (output,)
-        return loss_fn(main, labels) + weight * sum(loss_fn(head, labels) for head in heads)
-
-    return loss
-
-
-def accuracy(output: Any, labels: jax.Array) -> dict[str, jax.Array]:
-    """`{"accuracy": share of right answers in 0..1}` of logits, or of the first of a tuple of heads."""
-    return {"accuracy": (main_output(output).argmax(-1) == labels).mean()}
-
-
-def checked(metrics: MetricsFn) -> MetricsFn:
-    """Metrics whose result is checked: a dict of scalars, none of them called "loss"."""
-
-    def call(output: Any, labels: jax.Array) -> dict[str, jax.Array]:
-        scores = metrics(output, labels)
-        if not isinstance(scores, Mapping):
-            raise TypeError(f"metrics must return a dict {{name: scalar}}; got {type(scores).__name__}.")
-        for name, score in scores.items():
-            if name == "loss":
-                raise ValueError('a metric cannot be called "loss": the loss is reported under that name.')
-            if jnp.shape(score) != ():
-                raise ValueError(
-                    f"metric {name!r} has shape {jnp.shape(score)}; expected a scalar, a mean over the batch."
-                )
-        return {name: jnp.asarray(score) for name, score in scores.items()}
-
-    return call
+RewardFn = Callable[..., jax.Array]
+"""(model output for a batch, labels) or (output, labels, arch) -> scalar, larger is better."""
 
 
 def objective(
-    loss_fn: LossFn | None, metrics: MetricsFn | None, dataset: Dataset, output: Any, *, aux_weight: float = 0.4
-) -> tuple[LossFn, MetricsFn]:
-    """The loss and the (checked) metrics that arguments `loss_fn` and `metrics` stand for.
+    loss_fn: Any, metrics: Any, dataset: Dataset, output: Any, *, aux_weight: float = 0.4, arch: Any = None
+) -> tuple[Loss, Metrics]:
+    """The loss and the metrics that arguments `loss_fn` and `metrics` stand for, checked against data and model.
 
     Args:
-      loss_fn: None for cross-entropy, which the data and the model must then suit.
-      metrics: None for accuracy, or for nothing beside a `loss_fn` of one's own.
-      dataset, output: see `check_labels_fit`.
-      aux_weight: weight of auxiliary heads in the default loss; see `with_auxiliary`.
+      loss_fn: None for cross-entropy, which the data and the model must then suit; see `losses.as_loss`.
+      metrics: see `metrics.as_metrics`. None for accuracy with the default loss or cross-entropy of classes, binary
+        accuracy with `"bce"`, and for nothing beside the loss otherwise.
+      dataset: the data.
+      output: shapes of the model's output for a batch of one.
+      aux_weight: weight of auxiliary heads in ready losses; see `losses.with_auxiliary`.
+      arch: see `check_agreement`; for losses and metrics that take it.
+
+    Raises:
+      DataError: if the labels do not suit a ready loss.
+      TypeError, ValueError: if one is of the wrong kind, or does not give what it should.
     """
-    if loss_fn is None:
+    loss = as_loss("cross_entropy" if loss_fn is None else loss_fn, aux_weight=aux_weight)
+    name = ready_name(loss)
+    if loss_fn is None or (name == "cross_entropy" and dataset.has_classes):
         check_labels_fit(output, dataset)
-        return with_auxiliary(cross_entropy, aux_weight), checked(metrics or accuracy)
-    return loss_fn, checked(metrics or (lambda output, labels: {}))
+        metrics = "accuracy" if metrics is None else metrics
+    if name == "bce":
+        _check_shares(dataset)
+        metrics = "binary_accuracy" if metrics is None else metrics
+    found = as_metrics(metrics)
+    check_agreement(loss, found, output, dataset, arch)
+    return loss, found
+
+
+def reward_for(reward_fn: RewardFn | None, loss: Loss, dataset: Dataset) -> tuple[Reward, str | None]:
+    """The reward that an argument `reward_fn` stands for.
+
+    Args:
+      reward_fn: None for the one that fits the task: accuracy where the loss is cross-entropy of class numbers, else
+        minus the loss.
+      loss: from `objective`.
+      dataset: the data.
+
+    Returns:
+      The reward, and what to say of it in the log, if anything.
+    """
+    if reward_fn is not None:
+        return as_reward(reward_fn), None
+    if dataset.has_classes and ready_name(loss) == "cross_entropy":
+        return as_reward(lambda output, labels: accuracy(output, labels)["accuracy"]), None
+    return reward_of(loss), "reward: minus the loss (there is no reward_fn, and accuracy does not fit this loss)"
 
 
 def make_evaluator(
-    forward: Callable, dataset: Dataset, loss_fn: LossFn, metrics: MetricsFn, batch_size: int = 256
-) -> Callable:
+    forward: Callable, dataset: Dataset, loss_fn: Any, metrics: Any, batch_size: int = 256
+) -> Callable[..., dict[str, float]]:
     """Builds a function that evaluates on any examples, every one of which counts once.
 
     Args:
       forward: `(variables, arch, x) -> output`; a new architecture of the same kind does not recompile.
       dataset: for its normalisation.
-      loss_fn, metrics: applied batch by batch, the last batch being as long as what remains; means over a batch
-        so become means over the examples.
+      loss_fn, metrics: see `losses.as_loss` and `metrics.as_metrics`. The loss and means are computed batch by batch,
+        the last batch being as long as what remains, and averaged by the number of examples: so they are exact means
+        over the examples where they are means over a batch. What a batch's value is otherwise (weighted by class and
+        divided by the weights' sum, say) depends on `batch_size`; `metrics.summed` makes such a value exact.
       batch_size: examples at once.
 
     Returns:
       `evaluate(variables, arch, images, labels, examples=None) -> {"loss": float, **metrics}`, where
       `images` and `labels` hold a split (raw) and `examples` the indices of those to use (all by default).
     """
+    loss, measured = as_loss(loss_fn), as_metrics(metrics)
 
-    def scores(output: Any, labels: jax.Array) -> dict[str, jax.Array]:
-        return {**metrics(output, labels), "loss": loss_fn(output, labels)}
+    def scores(output: Any, labels: jax.Array, arch: Any) -> tuple[dict[str, jax.Array], list[Any]]:
+        means = {**measured(output, labels, arch), "loss": loss(output, labels, arch)}
+        return means, measured.update(output, labels, arch)
 
     @functools.partial(jax.jit, static_argnames="remaining")
     def totals(variables, arch, images, labels, batches, remaining):
@@ -112,9 +116,10 @@ def make_evaluator(
             indices, is_last = batch
             output, y = forward(variables, arch, dataset.prepare(images[indices])), labels[indices]
             part = jax.tree.map(lambda leaf: leaf[:remaining], (output, y))
-            whole, rest = scores(output, y), scores(*part)
+            (whole, whole_sums), (rest, rest_sums) = scores(output, y, arch), scores(part[0], part[1], arch)
             sums = {name: jnp.where(is_last, remaining * rest[name], len(y) * whole[name]) for name in whole}
-            return None, sums
+            others = jax.tree.map(lambda a, b: _last(is_last, a, b), whole_sums, rest_sums)
+            return None, (sums, others, full_precision(output) if measured.whole else None)
 
         return jax.lax.scan(one, None, (batches, jnp.arange(len(batches)) == len(batches) - 1))[1]
 
@@ -125,10 +130,34 @@ def make_evaluator(
         padded = np.zeros(rows * size, np.int32)
         padded[: len(examples)] = examples
         remaining = len(examples) - (rows - 1) * size
-        sums = jax.device_get(totals(variables, arch, images, labels, padded.reshape(rows, size), remaining))
-        return {k: float(np.sum(v, dtype=np.float64) / len(examples)) for k, v in sums.items()}
+        parts = jax.device_get(totals(variables, arch, images, labels, padded.reshape(rows, size), remaining))
+        sums, others, outputs = parts
+        means = {k: float(np.sum(v, dtype=np.float64) / len(examples)) for k, v in sums.items()}
+        if not measured.sums and not measured.whole:
+            return means
+        outputs = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(examples)], outputs)
+        own_labels = np.asarray(labels)[examples] if measured.whole else np.zeros(0)
+        rest = measured.finish(jax.tree.map(_total, others), outputs, own_labels, arch)
+        if rest.keys() & means.keys():
+            raise ValueError(f"two metrics are called {sorted(rest.keys() & means.keys())}.")
+        return rest | means
 
     return evaluate
+
+
+def _last(is_last: jax.Array, whole: Any, rest: Any) -> jax.Array:
+    """The sum over the examples of a batch that count."""
+    if jnp.shape(whole) != jnp.shape(rest):
+        raise ValueError(
+            f"a metric's update gives shape {jnp.shape(whole)} of one batch and {jnp.shape(rest)} of a shorter one; "
+            "expected sums over the batch, of one shape."
+        )
+    return jnp.where(is_last, rest, whole)
+
+
+def _total(leaf: np.ndarray) -> np.ndarray:
+    """The sum over batches, exact as far as the numbers allow."""
+    return leaf.sum(0, dtype=np.float64 if np.issubdtype(leaf.dtype, np.floating) else np.int64)
 
 
 def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
@@ -173,6 +202,11 @@ def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
     return recalibrate
 
 
+def ready_name(loss: Loss) -> str | None:
+    """The name of a ready loss; None for one of one's own."""
+    return loss.source.name if isinstance(loss.source, BuiltinLoss) else None
+
+
 def check_labels_fit(output: Any, dataset: Dataset) -> None:
     """Raises DataError unless the default loss can compare the model's output with the labels.
 
@@ -196,3 +230,13 @@ def check_labels_fit(output: Any, dataset: Dataset) -> None:
             f"{dataset.name} has {dataset.num_classes} classes, but the model gives {output.shape[-1]} logits: labels "
             "would lie beyond them."
         )
+
+
+def _check_shares(dataset: Dataset) -> None:
+    for part in ("train", "test"):
+        labels = getattr(dataset, f"y_{part}")
+        if labels is not None and not ((labels >= 0) & (labels <= 1)).all():
+            raise DataError(
+                f"{dataset.name}: y_{part} has values from {labels.min()} to {labels.max()}; the loss bce needs labels "
+                "in 0..1."
+            )

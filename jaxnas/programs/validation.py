@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.checks import check_at_least
+from jaxnas.checks import check_at_least, check_listed
 from jaxnas.data import Dataset, as_dataset
 from jaxnas.errors import ArchitectureError, DataError
 from jaxnas.model import functional
 from jaxnas.model.architecture import Arch, is_array, is_mixture
-from jaxnas.model.space import Space, trace
-from jaxnas.programs.evaluation import LossFn, MetricsFn, make_evaluator, make_recalibration, objective
+from jaxnas.model.space import Space
+from jaxnas.programs.evaluation import make_evaluator, make_recalibration, objective
+from jaxnas.programs.tracing import check_fit, check_searchable
 
 RECALIBRATION_BATCHES = 10
 
@@ -27,8 +29,8 @@ Validate = Callable[..., dict[str, float]]
 def make_validation(
     model_fn: Any,
     dataset: Dataset,
-    loss_fn: LossFn,
-    metrics: MetricsFn,
+    loss_fn: Any,
+    metrics: Any,
     *,
     images: jax.Array,
     labels: jax.Array,
@@ -79,11 +81,13 @@ def evaluate(
     split: str | None = None,
     recalibrate: bool = False,
     batch_size: int = 256,
-    loss_fn: LossFn | None = None,
-    metrics: MetricsFn | None = None,
+    loss_fn: Any = None,
+    metrics: Any = None,
     data_dir: str | os.PathLike | None = None,
 ) -> dict[str, np.ndarray]:
     """Scores many architectures of a trained supernet, with its weights.
+
+    For one architecture after the other `evaluator` compiles only once.
 
     Architectures given as decisions are computed as sampled indices, one after the other: each costs what its own
     path costs, and one compilation serves them all. Those given as weights are computed as mixtures.
@@ -99,8 +103,13 @@ def evaluate(
         training data. A supernet's running statistics are those of all its architectures mixed, and tell little
         about one (SPOS, arXiv 1904.00420, section 3.4).
       batch_size: examples at once.
-      loss_fn: (output, labels) -> scalar mean. Default: cross-entropy of logits.
-      metrics: (output, labels) -> {name: scalar mean}. Default: accuracy.
+      loss_fn: `"cross_entropy"`, `"mse"`, `"mae"`, `"bce"`, one of `jaxnas.losses`, or a function (output, labels) or
+        (output, labels, arch) -> scalar mean over the batch. Default: cross-entropy of logits. It is averaged over
+        batches by their number of examples: what is weighted within a batch in another way depends on `batch_size`
+        (`jaxnas.metrics.summed` is exact).
+      metrics: a name such as `"accuracy"`, `"r2"`, `"f1"`, `"auc"`, a function (output, labels) or (output, labels,
+        arch) -> {name: scalar mean over the batch}, or a list of these; see `jaxnas.metrics`, also for what is no
+        mean. Default: accuracy with cross-entropy of classes, else nothing beside the loss.
       data_dir: where a data set named in `data` lies.
 
     Returns:
@@ -109,10 +118,82 @@ def evaluate(
     Raises:
       ArchitectureError: if an architecture does not fit the model.
       DataError: if the data do not fit the model, or have no such split.
+      TypeError, ValueError: if an argument is of the wrong kind, or the variables are not the model's.
+    """
+    check_listed("archs", archs, "architectures")
+    options = {"split": split, "recalibrate": recalibrate, "batch_size": batch_size, "data_dir": data_dir}
+    score = evaluator(model_fn, variables, data, loss_fn=loss_fn, metrics=metrics, **options)  # type: ignore[arg-type]
+    return score(_unstacked(archs) if isinstance(archs, Mapping) else archs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Scores architectures of a trained supernet; see `evaluator`.
+
+    Attributes:
+      space: the supernet's.
+    """
+
+    space: Space
+    _score: Callable[[dict[str, jax.Array]], dict[str, float]] = dataclasses.field(repr=False)
+
+    @overload
+    def __call__(self, archs: Mapping[str, Any]) -> dict[str, float]: ...
+
+    @overload
+    def __call__(self, archs: Sequence[Arch]) -> dict[str, np.ndarray]: ...
+
+    def __call__(self, archs: Any) -> Any:
+        """Scores one architecture, or a list of them.
+
+        Args:
+          archs: a dict of decisions or of weights, or a list of such dicts.
+
+        Returns:
+          `{"loss": float, "accuracy" or your metrics: float}`; of a list float64 `[N]` each, in its order.
+
+        Raises:
+          ArchitectureError: if one does not fit the model.
+        """
+        if isinstance(archs, Mapping):
+            return self._score(_computable(self.space, archs))
+        check_listed("archs", archs, "architectures")
+        if not len(archs):
+            raise ArchitectureError("archs is empty: there is nothing to evaluate.")
+        scores = [self._score(arch) for arch in [_computable(self.space, arch) for arch in archs]]
+        return {name: np.array([score[name] for score in scores]) for name in scores[0]}
+
+
+def evaluator(
+    model_fn: Any,
+    variables: Mapping[str, Any],
+    data: Any,
+    *,
+    split: str | None = None,
+    recalibrate: bool = False,
+    batch_size: int = 256,
+    loss_fn: Any = None,
+    metrics: Any = None,
+    data_dir: str | os.PathLike | None = None,
+) -> Evaluator:
+    """A function that scores architectures of a trained supernet: traced and compiled once, for any number of calls.
+
+    For searches that ask for one architecture after the other:
+
+        score = jaxnas.evaluator(Net, result.variables, data)
+        jaxnas.evolution.search(score.space, lambda arch: score(arch)["accuracy"])
+
+    Args:
+      model_fn, variables, data, split, recalibrate, batch_size, loss_fn, metrics, data_dir: see `evaluate`.
+
+    Raises:
+      As `evaluate`, of which this is the part that does not depend on the architectures.
     """
     dataset = as_dataset(data, data_dir=data_dir)
-    space, output = trace(model_fn, dataset.example())
-    loss_fn, metrics = objective(loss_fn, metrics, dataset, output)
+    space, output = check_searchable(model_fn, dataset, trains=False)
+    sampled = jax.eval_shape(space.sample, jax.random.key(0))
+    check_fit(functional.model_fns(model_fn), variables, dataset.example(), sampled)
+    loss, measured = objective(loss_fn, metrics, dataset, output, arch=sampled)
     check_at_least(1, batch_size=batch_size)
     images, labels = (jnp.asarray(a) for a in _split(dataset, split))
     count, size = len(dataset.x_train), min(64, len(dataset.x_train))
@@ -121,16 +202,15 @@ def evaluate(
     validate = make_validation(
         model_fn,
         dataset,
-        loss_fn,
-        metrics,
+        loss,
+        measured,
         images=images,
         labels=labels,
         calibration_images=jnp.asarray(dataset.x_train) if recalibrate else images,
         batch_size=batch_size,
     )
     examples, calibration = np.arange(len(images)), spread.reshape(size, rows).T if recalibrate else None
-    scores = [validate(variables, arch, examples, calibration) for arch in _computable(space, archs)]
-    return {name: np.array([score[name] for score in scores]) for name in scores[0]}
+    return Evaluator(space, lambda arch: validate(variables, arch, examples, calibration))
 
 
 def _split(dataset: Dataset, split: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -143,22 +223,19 @@ def _split(dataset: Dataset, split: str | None) -> tuple[np.ndarray, np.ndarray]
     return dataset.x_test, dataset.y_test
 
 
-def _computable(space: Space, archs: Sequence[Arch] | Mapping[str, Any]) -> list[dict[str, jax.Array]]:
-    """Each architecture as arrays: weights as they are, decisions as indices and masks."""
-    if isinstance(archs, Mapping):
-        lengths = {len(leaf) for leaf in archs.values() if np.ndim(leaf)}
-        if len(lengths) != 1 or not all(is_array(leaf) and np.ndim(leaf) for leaf in archs.values()):
-            raise ArchitectureError(
-                "archs must be a list of architectures, or a dict of arrays that share a leading axis; got a dict with "
-                f"shapes { ({key: np.shape(leaf) for key, leaf in archs.items()}) }. For one architecture give [arch]."
-            )
-        host = jax.device_get(dict(archs))
-        archs = [{key: leaf[i] for key, leaf in host.items()} for i in range(lengths.pop())]
-    if not len(archs):
-        raise ArchitectureError("archs is empty: there is nothing to evaluate.")
+def _unstacked(archs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The architectures of a dict whose leaves have a leading axis."""
+    lengths = {len(leaf) for leaf in archs.values() if np.ndim(leaf)}
+    if len(lengths) != 1 or not all(is_array(leaf) and np.ndim(leaf) for leaf in archs.values()):
+        raise ArchitectureError(
+            "archs must be a list of architectures, or a dict of arrays that share a leading axis; got a dict with "
+            f"shapes { ({key: np.shape(leaf) for key, leaf in archs.items()}) }. For one architecture give [arch]."
+        )
+    host = jax.device_get(dict(archs))
+    return [{key: leaf[i] for key, leaf in host.items()} for i in range(lengths.pop())]
 
-    def arrays(arch: Arch) -> dict[str, jax.Array]:
-        space.validate(arch)
-        return {key: jnp.asarray(arch[key]) for key in space} if is_mixture(arch) else space.sampled(arch)
 
-    return [arrays(arch) for arch in archs]
+def _computable(space: Space, arch: Arch) -> dict[str, jax.Array]:
+    """An architecture as arrays: weights as they are, decisions as indices and masks."""
+    space.validate(arch)
+    return {key: jnp.asarray(arch[key]) for key in space} if is_mixture(arch) else space.sampled(arch)

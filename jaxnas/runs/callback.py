@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxnas.data import Dataset
-from jaxnas.programs.evaluation import LossFn
 from jaxnas.model.space import Space
+from jaxnas.programs.evaluation import LossFn
 
 
 class Stop(NamedTuple):
@@ -52,15 +53,18 @@ class Run:
       config: what `config.json` holds.
       epochs: epochs in all.
       steps: steps of a whole epoch.
-      history: the records of the epochs done; it grows while the run goes on, and on a resumed run it begins with
+      history: the records of the epochs done; it grows during the run, and on a resumed run it begins with
         those from before.
       model_fn: the model.
       dataset: its data.
-      space: what is searched; None in a training.
       loss_fn: (output, labels) -> scalar mean.
-      arch_examples: int `[n]`, the training examples on which the architecture is decided; None in a training.
       batch_size: examples per batch.
       seed: of the run.
+      validate_every: epochs between validations, or in a training between tests.
+      space: what is searched; None in a training.
+      arch_examples: int `[n]`, the training examples on which the architecture is decided; None in a training.
+      logits: `(state) -> {key: float [n]}`, the logits of the architecture; None where there are none.
+      mixture: `(logits) -> {key: float [n]}`, the weights that logits stand for; None where there are none.
     """
 
     workdir: Path | None
@@ -73,14 +77,17 @@ class Run:
     loss_fn: LossFn
     batch_size: int
     seed: int
+    validate_every: int = 1
     space: Space | None = None
     arch_examples: Any = None
+    logits: Callable[[Any], dict[str, jax.Array]] | None = None
+    mixture: Callable[[Any], dict[str, jax.Array]] | None = None
 
 
 class Callback:
     """Something that follows a run. Subclass it and override what you need.
 
-    A run that goes on after an interruption calls `on_begin` anew, with the history so far: keep nothing else that a
+    A run that is resumed after an interruption calls `on_begin` anew, with the history so far: keep nothing else that a
     decision depends on, and put it into `metrics` if it costs something.
     """
 
@@ -94,7 +101,7 @@ class Callback:
         """Called after each epoch and its validation.
 
         Args:
-          state: the algorithm's state (for DARTS with `alphas`), or the training's.
+          state: the algorithm's state (`run.logits(state)` are its logits, if it has any), or the training's.
           metrics: the epoch's record, before it is added to the history: `epoch`, means of the step metrics, scores,
             `arch`, `probabilities`, … (see the algorithm's `search`). What is added to it is recorded too; it must
             be JSON-able.

@@ -29,13 +29,13 @@ import numpy as np
 import optax
 from flax import serialization
 
-from jaxnas.runs import checkpoints
-from jaxnas.model.architecture import ChoiceSpec
-from jaxnas.runs.checkpoints import Position
 from jaxnas.errors import ArchitectureError, RunEndedError, RunError
-from jaxnas.runs.locking import Lock, held
+from jaxnas.model.architecture import ChoiceSpec
 from jaxnas.model.serialization import read_json, write_bytes, write_text
 from jaxnas.model.space import Space
+from jaxnas.runs import checkpoints
+from jaxnas.runs.checkpoints import Position
+from jaxnas.runs.locking import Lock, held
 from jaxnas.version import __version__
 
 State = TypeVar("State")

@@ -11,15 +11,14 @@ import numpy as np
 
 from jaxnas.runs.callback import Callback, Run, Step, Stop
 
-_SHOWN = (
-    *("train_loss", "valid_loss", "train_accuracy", "supernet_accuracy", "reward", "entropy"),
-    *("sampled_accuracy", "derived_accuracy", "test_accuracy"),
-)
-_ON_THE_BAR = ("train_loss", "valid_loss", "train_accuracy", "reward")
+_ON_THE_BAR = 4
+"""How many numbers the bar shows."""
+_DETAILS = ("seconds", "grad_norm")
+"""Endings of entries of a record that are no news."""
 
 
-class Progress(Callback):
-    """A line for each epoch, and on a terminal below them a bar for the steps (with rich, if it is installed).
+class Progress:
+    """What a session prints: a line for each epoch, and on a terminal a bar for the steps (if rich is installed).
 
     Until the first step has ended, the bar says that it is being compiled.
     """
@@ -52,8 +51,8 @@ class Progress(Callback):
         since, first = self._paced
         total = self._run.epochs * step.steps
         speed = (done - first) / (now - since) if done > first else 0.0
-        means = {name: float(np.mean(step.metrics[name])) for name in _ON_THE_BAR if name in step.metrics}
-        values = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items())
+        means = numbers({name: float(np.mean(values)) for name, values in step.metrics.items()})
+        values = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in list(means.items())[:_ON_THE_BAR])
         left = f"  {duration_text((total - done) / speed)} left" if speed else ""
         self._bar.update(
             self._task,
@@ -64,11 +63,11 @@ class Progress(Callback):
             arch=f"\nso far: {self._arch}" if self._arch else "",
         )
 
-    def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
-        self.say(epoch_line(metrics, self._run.epochs))
-        if "arch" in metrics:
-            self._arch = short_arch(metrics["arch"])
-        return None
+    def epoch(self, record: Mapping[str, Any], epochs: int, about: str = "") -> None:
+        """Prints the line of an epoch, with `about` before it."""
+        self.say(f"{about}{epoch_line(record, epochs)}")
+        if "arch" in record:
+            self._arch = short_arch(record["arch"])
 
     def on_end(self) -> None:
         if self._bar is not None:
@@ -96,21 +95,19 @@ class Reporter(Callback):
         return None
 
 
-def progress_callback(progress: bool | Callable[[dict], None]) -> Callback | None:
-    """The callback for an argument `progress`."""
-    if callable(progress):
-        return Reporter(progress)
-    return Progress() if progress else None
-
-
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     """One line about an epoch's record."""
     parts = [f"epoch {record['epoch'] + 1}/{epochs}"]
-    parts += [f"{name.replace('_', ' ')} {record[name]:.4f}" for name in _SHOWN if record.get(name) is not None]
+    parts += [f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers(record).items()]
     if "arch" in record:
         parts.append(short_arch(record["arch"]))
-    compiling = f", of it {record['compile_seconds']:.1f} s compiling" if record["compile_seconds"] > 0.5 else ""
+    compiling = f", {record['compile_seconds']:.1f} s of them compiling" if record["compile_seconds"] > 0.5 else ""
     return "  ".join([*parts, f"({record['seconds']:.1f} s{compiling})"])
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a record that a person follows: losses, metrics, rewards, and what callbacks have added."""
+    return {k: v for k, v in record.items() if isinstance(v, float) and not k.endswith(_DETAILS)}
 
 
 def short_arch(arch: Mapping[str, Any], most: int = 60) -> str:

@@ -1,91 +1,62 @@
-"""What a long run does beside its steps: it saves, tells, and stops when it should."""
+"""What a long run does beside its steps: it saves, reports, and stops when it should."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 
-from jaxnas.runs import checkpoints
-from jaxnas.runs.callback import Callback, Run, Step, Stop
-from jaxnas.runs.checkpoints import Position
-from jaxnas.checks import check_at_least
 from jaxnas.errors import Interrupted, RunError
-from jaxnas.runs.interruption import Interruption
 from jaxnas.programs.epoch import Call, gathered
-from jaxnas.runs.progress import Progress, progress_callback
+from jaxnas.runs import checkpoints
+from jaxnas.runs.callback import Step, Stop
+from jaxnas.runs.checkpoints import Position
 from jaxnas.runs.directory import RunDirectory
+from jaxnas.runs.interruption import Interruption
+from jaxnas.runs.lane import Lane
+from jaxnas.runs.options import Running
+from jaxnas.runs.progress import Progress
 
 State = TypeVar("State")
 
 _MOMENT = 5.0
-"""Seconds that a run may go on beyond `max_minutes` to end its epoch."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Running:
-    """How a run is carried out; nothing of it but `steps_per_call` changes what comes out.
-
-    For the fields see `jaxnas.darts.search`.
-    """
-
-    workdir: str | os.PathLike | None
-    resume: bool
-    progress: bool | Callable[[dict], None]
-    callbacks: Sequence[Callback]
-    steps_per_call: int | None
-    checkpoint_minutes: float | None
-    keep_checkpoints: int
-    max_minutes: float | None
-
-    def __post_init__(self) -> None:
-        check_at_least(1, keep_checkpoints=self.keep_checkpoints)
-        for name in ("checkpoint_minutes", "max_minutes"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, (int, float)) or not value >= 0):
-                raise ValueError(f"{name} must be a number of minutes or None; got {value!r}.")
-        for callback in self.callbacks:
-            if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks must be jaxnas.callbacks.Callback objects; got {callback!r}.")
+"""Seconds by which a run may exceed `max_minutes` to finish its epoch."""
 
 
 class Session:
-    """One run, from entering to leaving it. Outside a `with` it does nothing.
+    """One run from beginning to end, with one lane or with several whose states are stepped as one.
 
     Args:
       running: how the run is carried out.
-      config: what to write to `config.json`.
-      batch: the session of several seeds that run as one, if this is one of these: to save, to heed signals and time
-        is then the batch's part.
+      directory: where its checkpoints lie. A single lane has the same one.
+      config: what to write to the directory's `config.json`.
 
     Attributes:
-      directory: the run's files.
-      history: the records of the epochs done.
-      stopped: whether the run has been stopped in time, before its end; what it has done is saved then.
+      lanes: the seeds, in order; `add` appends.
+      stopped: whether the run has stopped at its time limit; what it has done is saved then.
     """
 
-    def __init__(self, running: Running, config: Mapping[str, Any], batch: Session | None = None):
-        self.directory: RunDirectory = RunDirectory(running.workdir, batch.directory.checkpoints if batch else None)
-        self.history: list[dict[str, Any]] = []
+    def __init__(self, running: Running, directory: RunDirectory, config: Mapping[str, Any]):
+        self.lanes: list[Lane] = []
         self.stopped = False
-        self._running, self._config, self._batch = running, config, batch
+        self._running, self._directory, self._config = running, directory, config
         self._interruption = Interruption()
+        self._progress = Progress() if running.progress is True else None
         self._stack = contextlib.ExitStack()
-        self._callbacks: list[Callback] = []
         self._began = self._saved = time.perf_counter()
         self._reviewing = 0.0
 
     def __enter__(self) -> Session:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.directory.open(self._config, resume=self._running.resume))
-            if self.directory.path is not None and self._batch is None:  # else there is nowhere to save to
+            stack.enter_context(self._directory.open(self._config, resume=self._running.resume))
+            if self._directory.path is not None:  # else there is nowhere to save to
                 stack.enter_context(self._interruption)
             self._stack = stack.pop_all()
         return self
@@ -93,38 +64,59 @@ class Session:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
+    def add(self, lane: Lane) -> None:
+        """Takes a lane in, and opens its directory if it has one of its own. One that has ended keeps its place."""
+        if lane.directory is not self._directory and not lane.ended:
+            self._stack.enter_context(lane.directory.open(lane.run.config, resume=self._running.resume))
+        self.lanes.append(lane)
+
+    @property
+    def active(self) -> list[Lane]:
+        """The lanes that have not ended."""
+        return [lane for lane in self.lanes if not lane.ended]
+
     @property
     def seconds(self) -> float:
-        """Time since the run began, or went on."""
+        """Seconds since the run began or was resumed."""
         return time.perf_counter() - self._began
 
     def resume(self, state: State) -> tuple[State, Position]:
-        """The state and position to go on from: those given, and the beginning, if nothing is saved.
+        """The state and position to continue from: those given, and the beginning, if nothing is saved.
 
         Raises:
-          RunError: if all that is saved is damaged, or of another model.
+          RunError: if everything that is saved is damaged, or belongs to another model.
         """
-        return self.directory.restore(state)
+        state, position = self._directory.restore(state)
+        for lane in self.active:
+            lane.run.history[:] = lane.directory.rewind(position.epoch)
+        return state, position
 
-    def rewind(self, position: Position) -> None:
-        """Takes up the history where the state is. Raises RunError if it is damaged."""
-        self.history = self.directory.rewind(position.epoch)
+    def begin(self, position: Position) -> None:
+        """Tells all callbacks that the run begins, or is resumed."""
+        first = self.lanes[0].run
+        if self._progress is not None and not self._one:
+            self._begin_progress(dataclasses.replace(first, history=[]), position)
+            seeds = ", ".join(str(lane.run.seed) for lane in self.lanes)
+            self._progress.say(f"seeds {seeds} as one: {self._config['batching']}")
+        for lane in self.active:
+            for callback in lane.callbacks:
+                callback.on_begin(lane.run)
+                self._stack.callback(callback.on_end)
+        if self._progress is not None and self._one:
+            self._begin_progress(first, position)
 
-    def begin(self, run: Run, position: Position) -> None:
-        """Tells all callbacks that the run begins, or goes on."""
-        progress = progress_callback(self._running.progress)
-        for callback in [*self._running.callbacks, *([progress] if progress else [])]:
-            callback.on_begin(run)
-            self._callbacks.append(callback)
-            self._stack.callback(callback.on_end)
-        if isinstance(progress, Progress) and (self.history or position != Position()):
-            progress.say(f"going on {_where(position)} of {run.epochs}")
+    def _begin_progress(self, run: Any, position: Position) -> None:
+        assert self._progress is not None
+        self._progress.on_begin(run)
+        self._stack.callback(self._progress.on_end)
+        if run.history or position != Position():
+            self._progress.say(f"resuming {_where(position)} of {run.epochs}")
 
     def follow(self, position: Position, steps_before: int, steps: int) -> Callable[[Call], bool]:
         """What an epoch calls after each compiled call; it says whether to stop there.
 
         Args:
-          position: at the beginning of the phase, or where in it the run goes on.
+          position: at the beginning of the phase, or where in it the run is resumed.
           steps_before: steps of the epoch's earlier phases.
           steps: of the whole epoch.
         """
@@ -136,7 +128,7 @@ class Session:
             now, new = time.perf_counter(), call.compile_seconds - compiled
             if new:
                 compiled, paced = call.compile_seconds, (now, call.done)
-            self.tell(Step(position.epoch, steps_before + call.done, steps, call.settled, new))
+            self._tell(Step(position.epoch, steps_before + call.done, steps, call.settled, new))
             since, first = paced
             needed = (call.steps - call.done) * (now - since) / max(call.done - first, 1)
             stop = self._asked or self._out_of_time(needed)
@@ -156,10 +148,17 @@ class Session:
 
         return after_call
 
-    def tell(self, step: Step) -> None:
-        """Tells all callbacks of a step."""
-        for callback in self._callbacks:
-            callback.on_step_end(step)
+    def _tell(self, step: Step) -> None:
+        if self._progress is not None:
+            self._progress.on_step_end(step)
+        if not any(lane.callbacks for lane in self.active):
+            return
+        metrics = step.metrics if self._one else jax.device_get(step.metrics)
+        for place, lane in enumerate(self.lanes):
+            if not lane.ended:
+                own = step if self._one else step._replace(metrics={k: v[place] for k, v in metrics.items()})
+                for callback in lane.callbacks:
+                    callback.on_step_end(own)
 
     def check(self, position: Position, state: Any) -> None:
         """Saves and stops the run if a signal has asked for it."""
@@ -168,7 +167,7 @@ class Session:
             self._stop(position)
 
     def may_review(self, position: Position, state: Any) -> bool:
-        """Whether there is time for what follows an epoch's steps, going by the last time; if not, saves and stops."""
+        """Whether there is time for what follows an epoch's steps, judging by the last one; if not, saves and stops."""
         self.check(position, state)
         if self._out_of_time(self._reviewing):
             self.save(position, state)
@@ -177,7 +176,7 @@ class Session:
 
     @contextlib.contextmanager
     def reviewing(self, position: Position, state: Any) -> Iterator[None]:
-        """For all that follows an epoch's steps: if it fails, those are saved."""
+        """For all that follows an epoch's steps: if it fails, the steps are saved."""
         started = time.perf_counter()
         try:
             yield
@@ -187,11 +186,13 @@ class Session:
             raise
         self._reviewing = time.perf_counter() - started
 
-    def end_epoch(self, state: Any, record: dict[str, Any]) -> Stop | None:
-        """Tells the callbacks of an epoch, and adds it to the history."""
-        stops = [callback.on_epoch_end(state, record) for callback in self._callbacks]
-        self.history.append(record)
-        self.directory.log(record)
+    def end_epoch(self, lane: Lane, state: Any, record: dict[str, Any]) -> Stop | None:
+        """Tells a lane's callbacks of an epoch, and adds it to the history."""
+        stops = [callback.on_epoch_end(state, record) for callback in lane.callbacks]
+        if self._progress is not None:
+            self._progress.epoch(record, lane.run.epochs, "" if self._one else f"seed {lane.run.seed}  ")
+        lane.run.history.append(record)
+        lane.directory.log(record)
         return next((stop for stop in stops if stop is not None), None)
 
     def next_epoch(self, position: Position, state: Any) -> None:
@@ -202,36 +203,46 @@ class Session:
 
     def save(self, position: Position, state: Any) -> None:
         """Writes a checkpoint. Raises RunError if it cannot be written."""
-        if self.directory.checkpoints is not None:
-            checkpoints.save(self.directory.checkpoints, position, state, keep=self._running.keep_checkpoints)
+        if self._directory.checkpoints is not None:
+            checkpoints.save(self._directory.checkpoints, position, state, keep=self._running.keep_checkpoints)
         self._saved = time.perf_counter()
 
-    def finish(self, result: Mapping[str, Any], variables: Any, stop: Stop | None) -> None:
-        """Writes that the run has finished, and says and writes why if a callback has stopped it."""
-        ended = {"status": "finished", "epochs": len(self.history), **result}
+    def finish(self, lane: Lane, result: Mapping[str, Any], variables: Any, stop: Stop | None) -> None:
+        """Writes that a lane has finished, and says and writes why if a callback has stopped it."""
+        history = lane.run.history
+        ended = {"status": "finished", "epochs": len(history), **result}
         if stop is not None:
-            self.say(f"stopped after epoch {len(self.history)}: {stop.reason}")
+            self.say(f"stopped after epoch {len(history)}: {stop.reason}", lane)
             ended["stopped"] = stop.reason
-        ended["seconds"] = sum(record["seconds"] for record in self.history)
-        self.directory.finish(ended, variables, keep_checkpoints=self._batch is not None)
+        ended["seconds"] = sum(record["seconds"] for record in history)
+        lane.directory.finish(ended, variables, keep_checkpoints=not self._one)
 
-    def say(self, text: str) -> None:
-        """Prints a line, if progress is printed."""
-        if self._batch is not None:
-            self._batch.say(f"seed {self._config['seed']}  {text}")
-        for callback in self._callbacks:
-            if isinstance(callback, Progress):
-                callback.say(text)
+    def end(self) -> None:
+        """Removes what was kept for all lanes together, once all have ended."""
+        if not self._one:
+            self._directory.remove_checkpoints()
+
+    def say(self, text: str, lane: Lane | None = None) -> None:
+        """Prints a line, if progress is printed: of one lane, or of the whole run."""
+        if self._progress is not None:
+            about = f"seed {lane.run.seed}  " if lane is not None and not self._one else ""
+            self._progress.say(f"{about}{text}")
 
     def _stop(self, position: Position) -> None:
         number = self._interruption.received
         if number is not None:
-            message = f"interrupted by {number.name} {_where(position)}; saved in {self.directory.path}"
-            message += "; the same call goes on from there."
+            message = f"interrupted by {number.name} {_where(position)}; saved in {self._directory.path}"
+            message += "; the same call resumes from there."
             print(message, file=sys.stderr, flush=True)
             raise Interrupted(message, signal=number)
         self.stopped = True
-        self.say(f"stopped in time {_where(position)} of {self._config['epochs']}; the same call goes on from here")
+        epochs = self.lanes[0].run.epochs
+        self.say(f"stopped at the time limit {_where(position)} of {epochs}; the same call resumes from here")
+
+    @property
+    def _one(self) -> bool:
+        """Whether this is the session of a single lane, which shares its directory."""
+        return len(self.lanes) == 1 and self.lanes[0].directory is self._directory
 
     @property
     def _asked(self) -> bool:
@@ -240,7 +251,7 @@ class Session:
     @property
     def _save_is_due(self) -> bool:
         minutes = self._running.checkpoint_minutes
-        there = self.directory.path is not None and minutes is not None
+        there = self._directory.path is not None and minutes is not None
         return there and time.perf_counter() - self._saved >= 60 * minutes  # type: ignore[operator]
 
     def _out_of_time(self, needed: float) -> bool:

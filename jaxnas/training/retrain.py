@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +16,17 @@ from flax import struct
 from jaxnas.checks import check_at_least, check_batch_size, check_seed
 from jaxnas.data import as_dataset
 from jaxnas.data.batches import epoch_batches
-from jaxnas.errors import NonFiniteLossError
 from jaxnas.model import functional
-from jaxnas.programs.epoch import Epoch, first_bad, make_epoch, own_buffers
+from jaxnas.programs.epoch import make_epoch
 from jaxnas.programs.evaluation import LossFn, MetricsFn, make_evaluator, objective
-from jaxnas.runs.callback import Callback, Run
-from jaxnas.runs.checkpoints import Position
-from jaxnas.runs.progress import non_finite_message
-from jaxnas.runs.session import Running, Session
+from jaxnas.runs import loop
+from jaxnas.runs.callback import Run
+from jaxnas.runs.directory import RunDirectory
+from jaxnas.runs.lane import Lane, make_lane
+from jaxnas.runs.loop import Draw, Phase, Review, Where
+from jaxnas.runs.options import RUN_DEFAULTS, RunOptions, running_of
+from jaxnas.runs.session import Session
+from jaxnas.signatures import check_known, documented, options_of
 
 _WATCHED = ("train_loss", "grad_norm")
 
@@ -80,29 +81,18 @@ def paper_optimizer(*, epochs: int, steps_per_epoch: int) -> optax.GradientTrans
     return optax.chain(optax.add_decayed_weights(3e-4), optax.sgd(schedule, momentum=0.9))
 
 
+FIT_DEFAULTS: Mapping[str, Any] = {**RUN_DEFAULTS, "epochs": 50, "batch_size": 96}
+
+
+@documented(RunOptions, defaults=FIT_DEFAULTS)
 def fit(
     model: nn.Module,
     data: Any,
     *,
-    epochs: int = 50,
-    batch_size: int = 96,
-    seed: int = 0,
     variables: Mapping[str, Any] | None = None,
     optimizer: optax.GradientTransformation | None = None,
-    loss_fn: LossFn | None = None,
-    metrics: MetricsFn | None = None,
-    aux_weight: float = 0.4,
-    grad_clip: float | None = 5.0,
-    data_dir: str | os.PathLike | None = None,
-    workdir: str | os.PathLike | None = None,
-    progress: bool | Callable[[dict], None] = True,
     test_every: int = 1,
-    steps_per_call: int | None = None,
-    callbacks: Sequence[Callback] = (),
-    resume: bool = True,
-    checkpoint_minutes: float | None = 10.0,
-    keep_checkpoints: int = 2,
-    max_minutes: float | None = None,
+    **options: Unpack[RunOptions],
 ) -> FitResult:
     """Trains a plain model, for instance what `jaxnas.apply_fixed_architecture` gives.
 
@@ -110,20 +100,8 @@ def fit(
       model: a Flax module called `model(x)`, with `train=` and `progress=` if it takes them: the latter, in training
         only, is the share of all steps done, float32 `[]` in [0, 1), for what is scheduled, such as drop-path.
       data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; all its training data are used.
-      epochs: passes over the training data (the paper's final evaluation takes 600).
-      batch_size: examples per batch.
-      seed: of initialisation, shuffling, augmentation and dropout.
       variables: where to start from, such as `SearchResult.inherit()`. Default: fresh ones.
-      optimizer: any optax optimiser. Default: `paper_optimizer`.
-      loss_fn: (output, labels) -> scalar mean. Default: cross-entropy of logits.
-      metrics: (output, labels) -> {name: scalar mean}. Default: accuracy.
-      aux_weight: weight of auxiliary heads in the default loss, where the model returns a tuple in training.
-      grad_clip: largest global norm of the gradient, or None.
-      data_dir: where a data set named in `data` lies.
-      workdir: run directory, as of a search: `config.json`, `history.jsonl`, `result.json`, `weights.msgpack`, and
-        checkpoints, from which the same call goes on if it was interrupted.
-      progress, steps_per_call, callbacks, resume, checkpoint_minutes, keep_checkpoints, max_minutes: see
-        `jaxnas.darts.search`.
+      optimizer: any optax optimiser. Default: `paper_optimizer`. (The paper's final evaluation takes 600 epochs.)
       test_every: epochs between tests (the last epoch is always tested).
 
     Raises:
@@ -132,7 +110,11 @@ def fit(
       NonFiniteLossError: if a loss or gradient becomes NaN or infinite; it carries the last good values.
       RunError: if `workdir` holds another run, is in use, or cannot be written or read.
     """
-    dataset = as_dataset(data, data_dir=data_dir)
+    check_known(options, options_of(RunOptions), "jaxnas.training.fit")
+    chosen: dict[str, Any] = {**FIT_DEFAULTS, **options}
+    epochs, batch_size, grad_clip = chosen["epochs"], chosen["batch_size"], chosen["grad_clip"]
+    dataset = as_dataset(data, data_dir=chosen["data_dir"])
+    seed = 0 if chosen["seed"] is None else chosen["seed"]
     check_seed(seed)
     check_at_least(1, epochs=epochs, test_every=test_every)
     functions = functional.model_fns(model)
@@ -140,23 +122,15 @@ def fit(
         raise TypeError(f"{type(model).__name__} takes an architecture; fix it first: jaxnas.apply_fixed_architecture.")
     check_batch_size(batch_size, len(dataset.x_train), "training")
     output = jax.eval_shape(functions.trace, dataset.example())
-    loss_fn, metrics = objective(loss_fn, metrics, dataset, output, aux_weight=aux_weight)
-
+    loss_fn, metrics = objective(chosen["loss_fn"], chosen["metrics"], dataset, output, aux_weight=chosen["aux_weight"])
     steps = len(dataset.x_train) // batch_size
-    optimizer = optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(grad_clip), optimizer) if grad_clip is not None else optimizer
+    optimizer = _clipped(optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps), grad_clip)
     if variables is not None:
         _check_variables(functions, dataset.example(), variables)
-    running = Running(
-        workdir=workdir,
-        resume=resume,
-        progress=progress,
-        callbacks=callbacks,
-        steps_per_call=steps_per_call,
-        checkpoint_minutes=checkpoint_minutes,
-        keep_checkpoints=keep_checkpoints,
-        max_minutes=max_minutes,
-    )
+
+    images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
+    running = running_of(chosen)
+    directory = RunDirectory(running.workdir)
     config = {
         "model": type(model).__name__,
         **dataset.describe(),
@@ -166,96 +140,82 @@ def fit(
         "inherited": variables is not None,
         "grad_clip": grad_clip,
     }
-    with Session(running, config) as session:
-        init_rng, step_rng, epochs_rng = jax.random.split(jax.random.key(seed), 3)
-        start = dict(variables if variables is not None else functions.init(init_rng, dataset.example(batch_size)))
-        params = start.pop("params", {})
-        state = TrainState(params, start, optimizer.init(params), step_rng, jnp.zeros((), jnp.int32))
-        state, at = session.resume(own_buffers(state))
-        session.rewind(at)
-        run = Run(
-            workdir=session.directory.path,
-            config=config,
-            epochs=epochs,
-            steps=steps,
-            history=session.history,
-            model_fn=model,
-            dataset=dataset,
-            loss_fn=loss_fn,
-            batch_size=batch_size,
-            seed=seed,
-        )
-        session.begin(run, at)
-        step = _make_step(functions, optimizer, loss_fn, metrics, steps=epochs * steps)
-        run_epoch = make_epoch(step, dataset, watched=_WATCHED, steps_per_call=steps_per_call)
-        evaluate = make_evaluator(lambda variables, _, x: functions.apply(variables, x), dataset, loss_fn, metrics)
-        return _fit(session, at, state, run, run_epoch, evaluate, epochs_rng, test_every)
+    run = Run(
+        workdir=directory.path,
+        config=config,
+        epochs=epochs,
+        steps=steps,
+        history=[],
+        model_fn=model,
+        dataset=dataset,
+        loss_fn=loss_fn,
+        batch_size=batch_size,
+        seed=seed,
+        validate_every=test_every,
+    )
+    step = _make_step(functions, optimizer, loss_fn, metrics, steps=epochs * steps)
+    program = make_epoch(
+        step, dataset, images=images, labels=labels, watched=_WATCHED, steps_per_call=running.steps_per_call
+    )
+    evaluate = make_evaluator(lambda variables, _, x: functions.apply(variables, x), dataset, loss_fn, metrics)
+    with Session(running, directory, config) as session:
+        lane = make_lane(run, running, directory)
+        session.add(lane)
+        [result] = loop.run(FitTask(run, functions, optimizer, variables, evaluate), program, session)
+        if lane.error is not None:
+            raise lane.error
+        return result
 
 
-def _fit(
-    session: Session,
-    at: Position,
-    state: TrainState,
-    run: Run,
-    run_epoch: Callable[..., Epoch],
-    evaluate: Callable[..., dict[str, float]],
-    epochs_rng: jax.Array,
-    test_every: int,
-) -> FitResult:
-    dataset = run.dataset
-    images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
-    test = None if dataset.x_test is None else (jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test))
+def _clipped(optimizer: optax.GradientTransformation, grad_clip: float | None) -> optax.GradientTransformation:
+    return optimizer if grad_clip is None else optax.chain(optax.clip_by_global_norm(grad_clip), optimizer)
 
-    def result() -> FitResult:
-        last = session.history[-1] if session.history else {}
-        return FitResult(state.variables, session.history, last.get("test_accuracy"))
 
-    while True:
-        entered, epoch = time.perf_counter(), at.epoch
-        shuffle_rng, augment_rng = jax.random.split(jax.random.fold_in(epochs_rng, epoch))
-        batches = epoch_batches(shuffle_rng, np.arange(len(images)), steps=run.steps, batch_size=run.batch_size)
-        resumed = {"start": at.step, "before": at.metrics, "after_call": session.follow(at, 0, run.steps)}
-        ran = run_epoch(state, augment_rng, images, labels, (batches,), **resumed)
-        state, stepped = ran.state, ran.done > at.step
-        if (bad := first_bad(ran.metrics, _WATCHED)) is not None:
-            message = non_finite_message(ran.metrics, _WATCHED, epoch, bad, session.directory.path)
-            failed = {"status": "failed", "error": message, "epoch": epoch, "step": bad}
-            session.directory.finish(failed, state.variables, keep_checkpoints=True)
-            last_good = FitResult(state.variables, session.history, None)
-            raise NonFiniteLossError(message, epoch=epoch, step=bad, result=last_good)
-        if session.stopped:
-            return result()
-        at = dataclasses.replace(
-            at,
-            step=ran.done,
-            metrics=ran.metrics,
-            seconds=at.seconds + time.perf_counter() - entered,
-            compile_seconds=at.compile_seconds + ran.compile_seconds,
-        )
-        if stepped and not session.may_review(at, state):
-            return result()
+@dataclasses.dataclass(frozen=True)
+class FitTask:
+    """A training as the loop of runs sees it; see `jaxnas.runs.loop.Task`."""
 
-        last = epoch + 1 == run.epochs
-        with session.reviewing(at, state):
-            entered = time.perf_counter()
-            record: dict[str, Any] = {
-                "epoch": epoch,
-                **{name: float(values.mean()) for name, values in ran.metrics.items()},
-            }
-            if test is not None and (last or (epoch + 1) % test_every == 0):
-                scores = evaluate(state.variables, None, *test)
-                record |= {f"test_{name}": value for name, value in scores.items()}
-            record["seconds"] = at.seconds + time.perf_counter() - entered
-            record["compile_seconds"] = at.compile_seconds
-            stop = session.end_epoch(state, record)
-        if last or stop is not None:
-            scores = {k: v for k, v in record.items() if k.startswith(("train_", "test_"))}
-            session.finish(scores, state.variables, stop)
-            return result()
-        at = Position(epoch=epoch + 1)
-        session.next_epoch(at, state)
-        if session.stopped:
-            return result()
+    run: Run
+    functions: functional.ModelFns
+    optimizer: optax.GradientTransformation
+    variables: Mapping[str, Any] | None
+    evaluate: Callable[..., dict[str, float]]
+
+    def begin(self, seed: int) -> TrainState:
+        init_rng, step_rng, _ = _keys(seed)
+        example = self.run.dataset.example(self.run.batch_size)
+        given = self.variables if self.variables is not None else self.functions.init(init_rng, example)
+        variables = dict(given)
+        params = variables.pop("params", {})
+        return TrainState(params, variables, self.optimizer.init(params), step_rng, jnp.zeros((), jnp.int32))
+
+    def phases(self, epoch: int) -> Sequence[Phase]:
+        return [Phase(self.run.steps, self.run.batch_size)]
+
+    def draw(self, seed: int, epoch: int, phase: int) -> Draw:
+        shuffle, augment = jax.random.split(jax.random.fold_in(_keys(seed)[2], epoch))
+        examples = np.arange(len(self.run.dataset.x_train))
+        batches = epoch_batches(shuffle, examples, steps=self.run.steps, batch_size=self.run.batch_size)
+        return Draw((batches,), augment, augment)
+
+    def review(self, seed: int, state: TrainState, at: Where, rng: jax.Array) -> Review:
+        dataset = self.run.dataset
+        if dataset.x_test is None or not at.validated:
+            return Review({})
+        scores = self.evaluate(state.variables, None, jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test))
+        return Review({f"test_{name}": value for name, value in scores.items()})
+
+    def outcome(self, lane: Lane, state: TrainState, review: Review | None) -> FitResult:
+        history = lane.run.history
+        return FitResult(state.variables, history, history[-1].get("test_accuracy") if history else None)
+
+    def summary(self, outcome: FitResult) -> dict[str, Any]:
+        return {}
+
+
+def _keys(seed: int) -> jax.Array:
+    """Keys of initialisation, of the steps, and of the epochs."""
+    return jax.random.split(jax.random.key(seed), 3)
 
 
 def _check_variables(functions: functional.ModelFns, example: Any, variables: Mapping[str, Any]) -> None:

@@ -1,28 +1,42 @@
-"""What an algorithm is: a small tuple of pure functions, as an optimiser is in optax."""
+"""What an algorithm is, a small tuple of pure functions, and what a method is: an algorithm without its model yet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 import optax
 from flax import struct
 
+from jaxnas.model.space import Space
+from jaxnas.runs.loop import Phase, Review
+
+if TYPE_CHECKING:
+    from jaxnas.oneshot.engine.plan import Plan
+
 
 class Algorithm(NamedTuple):
-    """A search algorithm.
+    """A search algorithm as pure functions.
 
     Attributes:
       init: `(rng, sample_batch) -> state`, with `sample_batch = (x, y)`; only their shapes matter.
-      step: `(state, train_batch, valid_batch) -> (state, metrics)`; pure, for jit, scan and vmap. With
+      step: `(state, train_batch, valid_batch) -> (state, metrics)`; pure, for jit, scan, vmap and shard_map. With
         `valid_batch=None` the architecture stays as it is (warm-up).
       derive: `(state) -> fixed arch {key: int | str | tuple}`; not traceable.
+      watched: the metrics of a step that must stay finite: losses, rewards, norms of gradients.
+      logits: `(state) -> {key: float [n]}`, the parameters of the architecture; None where there are none.
+      mixture: `(logits) -> {key: float [n]}`, the weights that logits stand for; None where there are none.
     """
 
     init: Callable[[jax.Array, Any], Any]
     step: Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]]
     derive: Callable[[Any], dict[str, Any]]
+    watched: tuple[str, ...] = ("train_loss",)
+    logits: Callable[[Any], dict[str, jax.Array]] | None = None
+    mixture: Callable[[Any], dict[str, jax.Array]] | None = None
 
 
 @struct.dataclass
@@ -47,3 +61,92 @@ class SearchState:
     def variables(self) -> dict[str, Any]:
         """`{"params": …, **model_state}`, as `model.apply` takes them."""
         return {"params": self.params, **self.model_state}
+
+
+class Score(Protocol):
+    """Scores an architecture with the supernet's weights, on held-out data."""
+
+    def __call__(
+        self, arch: Any, *, examples: np.ndarray | None = None, recalibrate: bool = False, variables: Any = None
+    ) -> dict[str, float]:
+        """Gives `{"loss": float, metric: float}`.
+
+        Args:
+          arch: weights or decisions.
+          examples: int `[n]`, the training examples to score on. Default: all of the architecture's.
+          recalibrate: recompute the batch statistics of this architecture first.
+          variables: other variables than the state's.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A search after an epoch, as a derivation sees it.
+
+    Attributes:
+      plan: the search: model, data, space, schedule.
+      algorithm: its algorithm.
+      state: the algorithm's state.
+      epoch: the epoch that has ended, from 0.
+      last: whether the search ends with it.
+      rng: a key.
+      score: None where the epoch is not validated.
+    """
+
+    plan: Plan
+    algorithm: Algorithm
+    state: Any
+    epoch: int
+    last: bool
+    rng: jax.Array
+    score: Score | None
+
+    @property
+    def space(self) -> Space:
+        """The space searched."""
+        return self.plan.space
+
+
+Derivation = Callable[[View], Review]
+"""How a search decides: called after every epoch, it gives the architecture that would be derived now."""
+
+
+class Procedure(NamedTuple):
+    """A method that has met its model.
+
+    Attributes:
+      algorithm: its pure functions.
+      phases: `(epoch) -> ` what the epoch consists of.
+      derive: the derivation.
+      settings: what `config.json` says of it beside the method's settings.
+      metrics: `(output, labels) -> {name: scalar}`, what validation measures; None for the plan's.
+    """
+
+    algorithm: Algorithm
+    phases: Callable[[int], Sequence[Phase]]
+    derive: Derivation
+    settings: Mapping[str, Any] = {}
+    metrics: Callable | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """An algorithm that has not met its model yet: what `jaxnas.darts.method(…)` gives, for `jaxnas.search`.
+
+    Attributes:
+      name: as it stands in `config.json`.
+      build: `(plan) -> Procedure`.
+      settings: its own settings, JSON-able, for `config.json`.
+      defaults: its defaults of `SearchOptions`.
+      one_path: whether a step computes one candidate of each choice only.
+    """
+
+    name: str
+    build: Callable[[Plan], Procedure]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    one_path: bool = False
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return f"Method({self.name!r}{', ' if settings else ''}{settings})"

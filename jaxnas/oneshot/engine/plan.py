@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
-from jaxnas.checks import check_at_least, check_batch_size, check_seed
-from jaxnas.data import Dataset
+from jaxnas.checks import check_at_least, check_batch_size, check_positive, check_seed
+from jaxnas.data import Dataset, as_dataset
 from jaxnas.data.batches import split_indices
 from jaxnas.errors import ArchitectureError
 from jaxnas.model.space import Space, trace
 from jaxnas.programs.evaluation import LossFn, MetricsFn, objective
+from jaxnas.programs.layout import BATCHINGS
 from jaxnas.runs.progress import describe_model
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A search that has been checked and can start: model, data and schedule."""
+    """A search that has been checked and can start: model, data and schedule.
+
+    Attributes:
+      model_fn, space, dataset: what is searched, on which data.
+      weight_examples, arch_examples: int `[n]`, the training examples of the weights and of the architecture.
+      weight_optimizer: what was given; None for the method's own.
+      loss_fn, metrics: of (output, labels), checked.
+      For the others see `SearchOptions`.
+    """
 
     model_fn: Any
     space: Space
@@ -30,10 +41,20 @@ class Plan:
     warmup_epochs: int
     validate_every: int
     train_portion: float
+    aux_weight: float
+    grad_clip: float | None
     loss_fn: LossFn
     metrics: MetricsFn
+    weight_optimizer: optax.GradientTransformation | None
+    weight_lr: float | None
+    arch_lr: float | None
     weight_examples: np.ndarray
     arch_examples: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole search, of one pass over the weights' data per epoch."""
+        return self.epochs * self.steps_per_epoch
 
     @property
     def steps_per_epoch(self) -> int:
@@ -42,7 +63,7 @@ class Plan:
 
     def with_seed(self, seed: int) -> Plan:
         """The same search from another seed: its own split of the data, and its own random numbers."""
-        parts = split_indices(_key(seed, "split"), len(self.dataset.x_train), self.train_portion)
+        parts = _split(seed, self.dataset, self.train_portion)
         return dataclasses.replace(self, seed=seed, weight_examples=parts[0], arch_examples=parts[1])
 
     def key(self, purpose: str) -> jax.Array:
@@ -57,53 +78,93 @@ class Plan:
             **self.dataset.describe(),
             "space": {key: dataclasses.asdict(spec) for key, spec in self.space.items()},
             **{name: getattr(self, name) for name in names},
+            "grad_clip": self.grad_clip,
+            "aux_weight": self.aux_weight,
+            "weight_optimizer": "paper" if self.weight_optimizer is None else "custom",
+            **{name: getattr(self, name) for name in ("weight_lr", "arch_lr") if getattr(self, name) is not None},
         }
 
 
-def make_plan(
-    model_fn: Any,
-    dataset: Dataset,
-    *,
-    epochs: int,
-    batch_size: int,
-    train_portion: float,
-    seed: int,
-    warmup_epochs: int,
-    validate_every: int,
-    loss_fn: LossFn | None,
-    metrics: MetricsFn | None,
-    aux_weight: float,
-) -> Plan:
+def make_plan(model_fn: Any, options: Mapping[str, Any]) -> Plan:
     """Finds the space, checks everything that can be checked before a search, and splits the data.
+
+    Args:
+      model_fn: the model.
+      options: complete `SearchOptions`, and `data`.
 
     Raises:
       ArchitectureError, DataError, ValueError: for what does not fit.
     """
+    dataset = as_dataset(options["data"], data_dir=options["data_dir"])
+    seed = first_seed(options["seed"], options["seeds"], options["batching"])
+    check_seed(seed)
     space, output = trace(model_fn, dataset.example())
     if not space:
         raise ArchitectureError(f"{describe_model(model_fn)} has no LayerChoice or InputChoice: nothing to search.")
-    check_seed(seed)
-    check_at_least(1, epochs=epochs, validate_every=validate_every)
-    check_at_least(0, warmup_epochs=warmup_epochs)
-    loss_fn, metrics = objective(loss_fn, metrics, dataset, output, aux_weight=aux_weight)
-    weight_examples, arch_examples = split_indices(_key(seed, "split"), len(dataset.x_train), train_portion)
-    check_batch_size(batch_size, len(weight_examples), "weights'")
-    check_batch_size(batch_size, len(arch_examples), "architecture's")
+    check_at_least(1, epochs=options["epochs"], validate_every=options["validate_every"])
+    check_at_least(0, warmup_epochs=options["warmup_epochs"])
+    _check_rates(options)
+    aux_weight = options["aux_weight"]
+    loss_fn, metrics = objective(options["loss_fn"], options["metrics"], dataset, output, aux_weight=aux_weight)
+    parts = _split(seed, dataset, options["train_portion"])
+    for part, whose in zip(parts, ("weights'", "architecture's"), strict=True):
+        check_batch_size(options["batch_size"], len(part), whose)
+    same = ("epochs", "batch_size", "warmup_epochs", "validate_every", "train_portion", "aux_weight", "grad_clip")
     return Plan(
         model_fn=model_fn,
         space=space,
         dataset=dataset,
-        epochs=epochs,
-        batch_size=batch_size,
         seed=seed,
-        warmup_epochs=warmup_epochs,
-        validate_every=validate_every,
-        train_portion=train_portion,
         loss_fn=loss_fn,
         metrics=metrics,
-        weight_examples=weight_examples,
-        arch_examples=arch_examples,
+        weight_optimizer=options["weight_optimizer"],
+        weight_lr=options["weight_lr"],
+        arch_lr=options["arch_lr"],
+        weight_examples=parts[0],
+        arch_examples=parts[1],
+        **{name: options[name] for name in same},
     )
+
+
+def first_seed(seed: int | None, seeds: Sequence[int] | None, batching: str | None) -> int:
+    """The seed of a search, or the first of its seeds.
+
+    Raises:
+      ValueError: if they are unsound or contradict each other.
+    """
+    if seeds is None:
+        if batching is not None:
+            raise ValueError(f"batching={batching!r} says how several searches are run; give their seeds as well.")
+        return 0 if seed is None else seed
+    if seed is not None:
+        raise ValueError(f"give seed or seeds, not both; got seed={seed!r} and seeds={seeds!r}.")
+    if isinstance(seeds, (str, bytes)) or not isinstance(seeds, (Sequence, np.ndarray)):
+        raise ValueError(f"seeds must be a list of integers; got {seeds!r}.")
+    if not len(seeds):
+        raise ValueError("seeds is empty: there is nothing to search.")
+    for each in seeds:
+        check_seed(each)
+    twice = sorted({int(each) for each in seeds if list(seeds).count(each) > 1})
+    if twice:
+        raise ValueError(f"seeds must differ, but {', '.join(map(str, twice))} is given more than once.")
+    if batching not in (None, *BATCHINGS):
+        raise ValueError(f"batching must be one of {list(BATCHINGS)} or None; got {batching!r}.")
+    return int(seeds[0])
+
+
+def _check_rates(options: Mapping[str, Any]) -> None:
+    rates = {name: options[name] for name in ("weight_lr", "arch_lr")}
+    check_positive(**{name: rate for name, rate in rates.items() if rate is not None})
+    if rates["weight_lr"] is not None and options["weight_optimizer"] is not None:
+        raise ValueError("give weight_lr or weight_optimizer, not both: the optimiser has its learning rate already.")
+
+
+def _split(seed: int, dataset: Dataset, train_portion: float) -> tuple[np.ndarray, np.ndarray]:
+    """The weights' and the architecture's examples. With a portion of 1 both are all."""
+    if train_portion == 1:
+        every = np.arange(len(dataset.x_train))
+        return every, every
+    return split_indices(_key(seed, "split"), len(dataset.x_train), train_portion)
 
 
 def _key(seed: int, purpose: str) -> jax.Array:

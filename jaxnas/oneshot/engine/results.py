@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
+from jaxnas.blackbox.trials import Trial
 from jaxnas.checks import check_at_least
 from jaxnas.model.fixed import FixedModel, apply_fixed_architecture, inherit
 from jaxnas.model.space import Space
 from jaxnas.runs import directory as runs
-
-
-class Candidate(NamedTuple):
-    """An architecture that a search has scored.
-
-    Attributes:
-      arch: fixed: `{key: int | str | tuple}`.
-      score: what it was ranked by, larger is better: the mean reward on the examples it was scored on.
-      metrics: loss and metrics there.
-    """
-
-    arch: dict[str, int | str | tuple]
-    score: float
-    metrics: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +29,7 @@ class SearchResult:
       model_fn: the model searched.
       example: shape and dtype of the model's input, batch of one.
       state: the algorithm's state at the end, `variables` and all else.
-      candidates: the architectures scored to derive `arch`, best first; `()` where there were none (DARTS).
+      trials: the architectures scored to derive `arch`, best first; `()` where there were none (DARTS).
     """
 
     arch: dict[str, int | str | tuple]
@@ -53,20 +40,25 @@ class SearchResult:
     model_fn: Any
     example: jax.ShapeDtypeStruct
     state: Any = None
-    candidates: tuple[Candidate, ...] = ()
+    trials: tuple[Trial, ...] = ()
 
-    def top(self, k: int) -> list[Candidate]:
-        """The k best architectures that were scored (fewer if fewer were), best first: `[(arch, score, metrics)]`.
+    def top(self, k: int) -> list[Trial]:
+        """The k best architectures that were scored (fewer if fewer were), best first.
 
         Raises:
           ValueError: if the search scored none.
         """
         check_at_least(1, k=k)
-        if not self.candidates:
+        if not self.trials:
             raise ValueError(
                 "this search scored no architectures beside the one it derived; jaxnas.evaluate scores any."
             )
-        return list(self.candidates[:k])
+        return list(self.trials[:k])
+
+    @property
+    def candidates(self) -> tuple[Trial, ...]:
+        """`trials`, by their earlier name."""
+        return self.trials
 
     def fixed_model(self) -> FixedModel:
         """The found architecture as a plain Flax module."""
@@ -99,5 +91,5 @@ def read_result(path: str | os.PathLike, *, space: Space, model_fn: Any, example
         space=space,
         model_fn=model_fn,
         example=example,
-        candidates=tuple(Candidate(**candidate) for candidate in found),
+        trials=tuple(Trial(each["arch"], each["score"], metrics=each["metrics"]) for each in found),
     )

@@ -1,4 +1,4 @@
-"""One search from many seeds: one after the other, or stepped as one; a run directory for each.
+"""One search from one seed, or from many: one after the other, or stepped as one; a run directory for each.
 
 `workdir/seed_0`, `workdir/seed_1`, … are run directories like that of a single search. `workdir` itself holds what they
 have in common: `config.json` (which seeds, how batched), `run.lock`, and the checkpoints of seeds that are stepped as
@@ -8,92 +8,84 @@ one, in which their states lie together.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-from jaxnas.checks import check_seed
 from jaxnas.errors import ArchitectureError, NonFiniteLossError, RunEndedError, RunError
 from jaxnas.model.graph import graph_or_none
 from jaxnas.model.serialization import read_json
-from jaxnas.oneshot.engine import loop as search_loop
-from jaxnas.oneshot.engine.loop import Lane, Method
+from jaxnas.oneshot.engine.base import Method, Procedure
 from jaxnas.oneshot.engine.plan import Plan
 from jaxnas.oneshot.engine.results import SearchResult, read_result
-from jaxnas.programs.layout import BATCHINGS, default_batching, make_layout
+from jaxnas.oneshot.engine.task import SearchTask, configuration, make_task
+from jaxnas.programs.epoch import EpochProgram
+from jaxnas.programs.layout import default_batching, make_layout
 from jaxnas.runs import directory as runs
-from jaxnas.runs.callback import Run, Step
-from jaxnas.runs.checkpoints import Position
+from jaxnas.runs import loop
 from jaxnas.runs.directory import RunDirectory
-from jaxnas.runs.progress import epoch_line
-from jaxnas.runs.session import Running, Session
+from jaxnas.runs.lane import make_lane
+from jaxnas.runs.options import Running
+from jaxnas.runs.session import Session
 
 
-def first_seed(seed: int | None, seeds: Sequence[int] | None, batching: str | None) -> int:
-    """The seed of a search, or the first of its seeds.
+def run_one(
+    task: SearchTask,
+    program: EpochProgram,
+    plan: Plan,
+    config: Mapping[str, Any],
+    running: Running,
+    *,
+    shared: bool = False,
+) -> SearchResult:
+    """Runs the search with one seed; if its callbacks are shared with other seeds, with copies of them.
 
     Raises:
-      ValueError: if they are unsound or contradict each other.
+      Interrupted, NonFiniteLossError, RunError: see `jaxnas.search`.
     """
-    if seeds is None:
-        if batching is not None:
-            raise ValueError(f"batching={batching!r} says how several searches are run; give their seeds as well.")
-        return 0 if seed is None else seed
-    if seed is not None:
-        raise ValueError(f"give seed or seeds, not both; got seed={seed!r} and seeds={seeds!r}.")
-    if isinstance(seeds, (str, bytes)) or not isinstance(seeds, (Sequence, np.ndarray)):
-        raise ValueError(f"seeds must be a list of integers; got {seeds!r}.")
-    if not len(seeds):
-        raise ValueError("seeds is empty: there is nothing to search.")
-    for each in seeds:
-        check_seed(each)
-    twice = sorted({int(each) for each in seeds if list(seeds).count(each) > 1})
-    if twice:
-        raise ValueError(f"seeds must differ, but {', '.join(map(str, twice))} is given more than once.")
-    if batching not in (None, *BATCHINGS):
-        raise ValueError(f"batching must be one of {list(BATCHINGS)} or None; got {batching!r}.")
-    return int(seeds[0])
+    directory = RunDirectory(running.workdir)
+    config = {**config, **_graph(plan, running)}
+    with Session(running, directory, config) as session:
+        session.add(make_lane(task.run_of(plan.seed, directory, config), running, directory, shared=shared))
+        [result] = loop.run(task, program, session)
+        if (error := session.lanes[0].error) is not None:
+            raise error
+        return result
 
 
 def run(
-    plan: Plan, method: Method, running: Running, *, seeds: Sequence[int] | None, batching: str | None
-) -> SearchResult | list[SearchResult]:
-    """Runs a search, or the same search from many seeds.
+    plan: Plan, method: Method, running: Running, *, seeds: Sequence[int], batching: str | None
+) -> list[SearchResult]:
+    """Runs the same search from many seeds.
 
     Args:
-      plan: of the seed, or of the first of the seeds.
-      method: the algorithm.
+      plan: of the first of the seeds.
+      method: the method.
       running: where to, what follows it, when to save and to stop.
-      seeds: None for a single search.
-      batching: one of `jaxnas.programs.layout.BATCHINGS`, or None: that with which the run in `workdir` was begun, else
+      seeds: the seeds.
+      batching: one of `jaxnas.programs.layout.BATCHINGS`, or None: that with which the run in `workdir` began, else
         `jaxnas.programs.layout.default_batching`.
 
     Returns:
-      What the single search found, or what each seed found, in order. Where time ran out in a sequence, the seeds that
-      had not begun are missing.
+      What each seed found, in order. Where time ran out in a sequence, the seeds that had not begun are missing.
 
     Raises:
-      Interrupted, NonFiniteLossError, RunError: see `jaxnas.darts.search`.
+      Interrupted, NonFiniteLossError, RunError: see `jaxnas.search`.
     """
-    if seeds is None:
-        return search_loop.run(plan, method, running)
     seeds = [int(seed) for seed in seeds]
     top = RunDirectory(running.workdir)
-    batching = batching or _begun_with(top.path, seeds) or default_batching(len(seeds), one_path=method.one_path)
-    config = search_loop.configuration(plan, method)
-    config = {**{name: value for name, value in config.items() if name != "seed"}, "seeds": seeds, "batching": batching}
-    plans = [plan.with_seed(seed) for seed in seeds]
+    batching = batching or _began_with(top.path, seeds) or default_batching(len(seeds), one_path=method.one_path)
+    plans, procedure = [plan.with_seed(seed) for seed in seeds], method.build(plan)
+    configs = [configuration(each, method, procedure) for each in plans]
+    config = {**configs[0], "seeds": seeds, "batching": batching}
+    del config["seed"]
     if batching == "sequence":
         with top.open(config, resume=running.resume):
-            found = _in_sequence(plans, method, running)
+            found = _in_sequence(plans, procedure, configs, running)
     else:
-        found = _as_one(plans, method, running, config)
+        found = _as_one(plans, method, procedure, configs, running, config)
     if len(found) == len(seeds) and any(one.error for one in found):
         raise _failure(seeds, found)
     return [one.result for one in found]
@@ -106,13 +98,15 @@ class _Found(NamedTuple):
     error: NonFiniteLossError | None = None
 
 
-def _in_sequence(plans: Sequence[Plan], method: Method, running: Running) -> list[_Found]:
+def _in_sequence(
+    plans: Sequence[Plan], procedure: Procedure, configs: Sequence[dict[str, Any]], running: Running
+) -> list[_Found]:
     """Runs each seed by itself, with the same programs. Gives less than all where time has run out."""
     began, found, idle = time.perf_counter(), list[_Found](), True
-    ended = _ended(plans, [search_loop.configuration(plan, method) for plan in plans], running)
-    programs = search_loop.prepare(plans[0], method, steps_per_call=running.steps_per_call)
-    for number, (plan, before) in enumerate(zip(plans, ended, strict=True), 1):
-        own, left = _own(running, plan.seed), None
+    ended = _ended(plans, configs, running)
+    task, program = make_task(plans, procedure, steps_per_call=running.steps_per_call)
+    for number, (plan, config, before) in enumerate(zip(plans, configs, ended, strict=True), 1):
+        own, left = dataclasses.replace(running, workdir=_folder(running, plan.seed)), None
         if running.max_minutes is not None:
             left = running.max_minutes - (time.perf_counter() - began) / 60
             own = dataclasses.replace(own, max_minutes=max(left, 0.0))
@@ -125,7 +119,7 @@ def _in_sequence(plans: Sequence[Plan], method: Method, running: Running) -> lis
         if running.progress is True:
             print(f"seed {plan.seed}, {number} of {len(plans)}", flush=True)
         try:
-            found.append(_Found(search_loop.run(plan, method, own, programs)))
+            found.append(_Found(run_one(task, program, plan, config, own, shared=True)))
         except NonFiniteLossError as error:
             if running.progress is True:
                 print(f"seed {plan.seed} failed: {error}", flush=True)
@@ -133,81 +127,43 @@ def _in_sequence(plans: Sequence[Plan], method: Method, running: Running) -> lis
     return found
 
 
-def _as_one(plans: Sequence[Plan], method: Method, running: Running, config: dict[str, Any]) -> list[_Found]:
+def _as_one(
+    plans: Sequence[Plan],
+    method: Method,
+    procedure: Procedure,
+    configs: Sequence[dict[str, Any]],
+    running: Running,
+    config: dict[str, Any],
+) -> list[_Found]:
     """Runs all seeds as lanes of one program. Gives nothing where time has run out before all have ended."""
-    settings: dict[str, Any] = {"batching": config["batching"]}
-    if running.workdir is not None:
-        settings["graph"] = graph_or_none(plans[0].model_fn, plans[0].dataset.example())
-    configs = [{**search_loop.configuration(plan, method), **settings} for plan in plans]
-    with _Batch(running, config) as batch, contextlib.ExitStack() as stack:
+    common = {"batching": config["batching"], **_graph(plans[0], running)}
+    configs = [{**own, **common} for own in configs]
+    top = RunDirectory(running.workdir)
+    with Session(running, top, config) as session:
         ended = _ended(plans, configs, running)
-        for plan, own, before in zip(plans, configs, ended, strict=True):
-            lane = Lane(plan, own, Session(batch.own(plan), own, batch))
-            if before is None:
-                stack.enter_context(lane.session)
-            else:
-                lane.result, lane.error = before
-            batch.lanes.append(lane)
         layout = make_layout(config["batching"], len(plans), one_path=method.one_path)
-        programs = search_loop.prepare(plans[0], method, layout=layout, steps_per_call=running.steps_per_call)
-        results = search_loop.advance(batch.lanes, method, programs, batch)
-        if not batch.stopped:
-            batch.directory.remove_checkpoints()
-        return [_Found(result, lane.error) for result, lane in zip(results, batch.lanes, strict=True)]
+        task, program = make_task(plans, procedure, layout=layout, steps_per_call=running.steps_per_call)
+        for plan, own, before in zip(plans, configs, ended, strict=True):
+            directory = RunDirectory(_folder(running, plan.seed), top.checkpoints)
+            lane = make_lane(task.run_of(plan.seed, directory, own), running, directory, shared=True)
+            if before is not None:
+                lane.result, lane.error = before
+            session.add(lane)
+        results = loop.run(task, program, session)
+        return [_Found(result, lane.error) for result, lane in zip(results, session.lanes, strict=True)]
 
 
-class _Batch(Session):
-    """The session of seeds that run as one: it saves and stops them together, and tells the callbacks of each.
-
-    Attributes:
-      lanes: the seeds.
-    """
-
-    def __init__(self, running: Running, config: dict[str, Any]):
-        progress = running.progress is True  # a function is called with the record of each seed
-        super().__init__(dataclasses.replace(running, progress=progress, callbacks=()), config)
-        self.lanes: list[Lane] = []
-        self._asked_for = running
-
-    def __enter__(self) -> _Batch:
-        super().__enter__()
-        return self
-
-    def own(self, plan: Plan) -> Running:
-        """How the run of one seed is carried out."""
-        own = _own(self._asked_for, plan.seed)
-        if own.progress is not True:
-            return own
-        return dataclasses.replace(
-            own, progress=lambda record: self.say(f"seed {plan.seed}  {epoch_line(record, plan.epochs)}")
-        )
-
-    def begin(self, run: Run, position: Position) -> None:
-        of_all = dataclasses.replace(run, workdir=self.directory.path, config=dict(self._config), history=[])
-        super().begin(of_all, position)
-        self.say(f"seeds {_listed([lane.plan.seed for lane in self.lanes])} as one: {self._config['batching']}")
-        for lane in self._active:
-            lane.session.begin(lane.described(run.steps), position)
-
-    def tell(self, step: Step) -> None:
-        super().tell(step)
-        metrics = jax.device_get(step.metrics)
-        for place, lane in enumerate(self.lanes):
-            if lane.result is None:
-                lane.session.tell(step._replace(metrics={name: values[place] for name, values in metrics.items()}))
-
-    @property
-    def _active(self) -> list[Lane]:
-        return [lane for lane in self.lanes if lane.result is None]
+def _graph(plan: Plan, running: Running) -> dict[str, Any]:
+    """The dataflow among the choices, for `config.json`; nothing where no files are written."""
+    return {} if running.workdir is None else {"graph": graph_or_none(plan.model_fn, plan.dataset.example())}
 
 
-def _own(running: Running, seed: int) -> Running:
-    """How the run of one seed is carried out: in a directory of its own, with callbacks of its own."""
-    workdir = None if running.workdir is None else runs.seed_folder(running.workdir, seed)
-    return dataclasses.replace(running, workdir=workdir, callbacks=[copy.copy(each) for each in running.callbacks])
+def _folder(running: Running, seed: int) -> Path | None:
+    """The run directory of one seed."""
+    return None if running.workdir is None else runs.seed_folder(running.workdir, seed)
 
 
-def _begun_with(path: Path | None, seeds: list[int]) -> str | None:
+def _began_with(path: Path | None, seeds: list[int]) -> str | None:
     """How the run that is in a directory was batched, if it is one of these seeds."""
     if path is None or not (path / "config.json").exists():
         return None
@@ -260,7 +216,7 @@ def _failure(seeds: list[int], found: Sequence[_Found]) -> NonFiniteLossError:
     seed, error = next(iter(failed.items()))
     also = [f"seed {other} in epoch {e.epoch}, step {e.step}" for other, e in failed.items() if other != seed]
     message = f"seed {seed}: {error}"
-    message += f" So it was with {_listed(also)}." if also else ""
+    message += f" The same happened with {_listed(also)}." if also else ""
     message += " The other seeds have finished." if len(failed) < len(seeds) else ""
     results = [one.result for one in found]
     return NonFiniteLossError(

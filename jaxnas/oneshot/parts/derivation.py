@@ -1,6 +1,6 @@
-"""From a policy to an architecture: sample many, score each with the shared weights, keep the best.
+"""How a search decides: from a state to an architecture, after every epoch.
 
-ENAS (arXiv 1802.03268, section 2.2) derives so; NNI exported one random sample.
+A derivation is a function of a `View` that gives a `Review`. It may return a state, with which the search continues.
 """
 
 from __future__ import annotations
@@ -12,12 +12,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.blackbox.trials import Trial
 from jaxnas.model.space import Space
-from jaxnas.oneshot.engine.results import Candidate
+from jaxnas.oneshot.engine.base import View
 from jaxnas.policies.lstm import Controller
+from jaxnas.runs.loop import Review
 
 
-def candidates_of(
+def by_weight(view: View) -> Review:
+    """Keeps what has the largest weight, as `Algorithm.derive` does: the rule of DARTS.
+
+    The record has `alphas`, the `probabilities` they stand for, and, where the epoch is validated, `derived_loss` and
+    `derived_<metric>` of the derived architecture with the supernet's weights, its batch statistics recomputed; and
+    `supernet_loss` and `supernet_<metric>` of the mixture, if that is what the weights are trained for.
+    """
+    algorithm, space = view.algorithm, view.space
+    assert algorithm.logits is not None
+    assert algorithm.mixture is not None
+    logits = algorithm.logits(view.state)
+    arch, mixture = algorithm.derive(view.state), algorithm.mixture(logits)
+    record: dict[str, Any] = {"alphas": as_lists(logits), "probabilities": as_lists(mixture)}
+    if view.score is not None:
+        # One-hot weights, not an index: the same compiled program evaluates both.
+        mixed = view.score(mixture)
+        derived = view.score(space.one_hot(arch), recalibrate=True)
+        record |= {f"supernet_{name}": value for name, value in mixed.items()}
+        record |= {f"derived_{name}": value for name, value in derived.items()}
+    return Review(record, arch)
+
+
+def as_lists(arrays: dict[str, jax.Array]) -> dict[str, list[float]]:
+    """Arrays as a record has them."""
+    return {key: value.tolist() for key, value in jax.device_get(arrays).items()}
+
+
+def trials_of(
     sample: Callable[[Any, jax.Array], dict[str, jax.Array]],
     space: Space,
     params: Any,
@@ -25,13 +54,15 @@ def candidates_of(
     score: Callable[[dict[str, jax.Array]], dict[str, float]],
     *,
     n: int,
-) -> tuple[tuple[Candidate, ...], dict[str, float]]:
+) -> tuple[tuple[Trial, ...], dict[str, float]]:
     """Samples n architectures from a policy and scores each different one once.
 
+    ENAS (arXiv 1802.03268, section 2.2) derives so; NNI exported one random sample.
+
     Args:
-      sample: (params, keys `[n]`) -> `{key: [n, …]}`, from the controller.
+      sample: (params, keys `[n]`) -> `{key: [n, …]}`, from the policy.
       space: what is sampled.
-      params: the controller's.
+      params: the policy's.
       rng: a key.
       score: (sampled arch) -> metrics, with a `reward` among them, larger is better.
       n: how many to sample.
@@ -40,17 +71,19 @@ def candidates_of(
       The different ones, best first, and the mean of each metric over all n. A reward that is not finite comes last.
     """
     drawn = jax.device_get(sample(params, jax.random.split(rng, n)))
-    found: dict[str, Candidate] = {}
+    found: dict[str, Trial] = {}
     sums: dict[str, float] = {}
     for i in range(n):
         arch = {key: leaf[i] for key, leaf in drawn.items()}
         fixed = space.fixed(arch)
         if repr(fixed) not in found:
             metrics = score(space.sampled(arch))
-            found[repr(fixed)] = Candidate(fixed, metrics["reward"], metrics)
+            found[repr(fixed)] = Trial(fixed, metrics["reward"], metrics=metrics)
         for name, value in found[repr(fixed)].metrics.items():
             sums[name] = sums.get(name, 0.0) + value / n
-    ranked = sorted(found.values(), key=lambda c: c.score if np.isfinite(c.score) else -np.inf, reverse=True)
+    ranked = sorted(
+        found.values(), key=lambda trial: trial.score if np.isfinite(trial.score) else -np.inf, reverse=True
+    )
     return tuple(ranked), sums
 
 
@@ -74,3 +107,54 @@ def held_out_parts(examples: np.ndarray, count: int, batch_size: int) -> tuple[n
     rows = max(1, min(round(count / batch_size), available // 2 if available >= 2 else 1))
     size = rows * batch_size
     return examples[:size], examples[len(examples) - size :]
+
+
+def best_of_samples(
+    n: int, *, examples: int = 1000, while_searching: int = 10, keep_best: bool = True
+) -> Callable[[Controller], Callable[[View], Review]]:
+    """Samples n architectures from a policy at the end, and keeps the one of highest reward (ENAS, section 2.2).
+
+    The record has `probabilities` (shares of 1000 samples) and, where the epoch is validated, `sampled_<metric>`, the
+    mean over the samples, and `derived_<metric>`, the best of them on as many other held-out examples.
+
+    Args:
+      n: how many are sampled at the end.
+      examples: held-out examples on which they are scored, the same for all (rounded to whole batches).
+      while_searching: how many are sampled after each validated epoch but the last.
+      keep_best: False keeps one random sample at the end instead, as NNI does.
+
+    Returns:
+      `(policy) -> Derivation`.
+    """
+
+    def of_policy(policy: Controller) -> Callable[[View], Review]:
+        choice_probabilities = jax.jit(lambda params, rng: probabilities(policy, params, rng))
+        sample = jax.jit(jax.vmap(lambda params, rng: policy.sample(params, rng).arch, (None, 0)))
+
+        def derive(view: View) -> Review:
+            params, score_on = view.state.policy.params, view.score
+            select_on, report_on = held_out_parts(view.plan.arch_examples, examples, view.plan.batch_size)
+            record: dict[str, Any] = {
+                "probabilities": as_lists(choice_probabilities(params, jax.random.fold_in(view.rng, 0)))
+            }
+            if score_on is None:
+                return Review(record, view.algorithm.derive(view.state), final=False)
+
+            def score(arch: dict[str, jax.Array]) -> dict[str, float]:
+                return score_on(arch, examples=select_on, recalibrate=True)
+
+            trials: tuple[Trial, ...] = ()
+            if view.last and not keep_best:
+                arch = view.algorithm.derive(view.state)
+            else:
+                rng, count = jax.random.fold_in(view.rng, 1), n if view.last else while_searching
+                trials, means = trials_of(sample, view.space, params, rng, score, n=count)
+                arch = trials[0].arch
+                record |= {f"sampled_{name}": value for name, value in means.items()}
+            derived = score_on(view.space.sampled(arch), examples=report_on, recalibrate=True)
+            record |= {f"derived_{name}": value for name, value in derived.items()}
+            return Review(record, arch, trials, final=view.last)
+
+        return derive
+
+    return of_policy

@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+Hypergradient = Callable[[Callable, Callable, Callable], Callable]
+
 
 @jax.custom_vjp
 def _tame(gradients: Any) -> Any:

@@ -1,9 +1,12 @@
-"""How logits (alphas) become an architecture of weights, and a decision."""
+"""How logits (alphas) become an architecture, and a decision.
+
+A relaxation is a function of the space that gives a `Relaxation`. `softmax` is that of DARTS.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +15,37 @@ import numpy as np
 from jaxnas.model.architecture import fixed_value, strongest
 from jaxnas.model.space import Space
 
+Logits = dict[str, jax.Array]
+"""The parameters of an architecture: `{key: float [n_candidates]}`."""
 
-def init_alphas(rng: jax.Array, space: Space, *, scale: float = 1e-3) -> dict[str, jax.Array]:
+
+class Relaxation(NamedTuple):
+    """How the logits of a space become what a model computes.
+
+    Attributes:
+      init: `(rng) -> logits`.
+      arch: `(logits, rng, t) -> arch`, weights or `Gated` values, differentiable by the logits. `t` is the share of
+        the search done, float32 `[]` in 0..1, traced.
+      probabilities: `(logits) -> {key: float [n_candidates]}`, what the logits stand for; decides in the end.
+      one_path: whether `arch` computes one candidate of each choice only.
+    """
+
+    init: Callable[[jax.Array], Logits]
+    arch: Callable[[Logits, jax.Array, jax.Array], dict[str, Any]]
+    probabilities: Callable[[Mapping[str, Any]], dict[str, jax.Array]]
+    one_path: bool = False
+
+
+def softmax(space: Space) -> Relaxation:
+    """DARTS (arXiv 1806.09055, equation 2): every candidate, weighted; see `relax`."""
+    return Relaxation(
+        init=lambda rng: init_alphas(rng, space),
+        arch=lambda logits, rng, t: relax(space, logits),
+        probabilities=lambda logits: relax(space, logits),
+    )
+
+
+def init_alphas(rng: jax.Array, space: Space, *, scale: float = 1e-3) -> Logits:
     """`scale`·normal logits, `{key: float [n_candidates]}` (the DARTS code's 1e-3); none for ranked inputs."""
     keys = jax.random.split(rng, max(len(space), 1))
     return {
@@ -42,20 +74,26 @@ def relax(space: Space, alphas: Mapping[str, Any]) -> dict[str, jax.Array]:
     }
 
 
-def discretize(space: Space, alphas: Mapping[str, Any]) -> dict[str, Any]:
-    """The decision that logits stand for: the largest, the k largest, or those whose sigmoid is above 1/2.
+def decide(space: Space, mixture: Mapping[str, Any]) -> dict[str, Any]:
+    """The decision that probabilities stand for: the largest, the k largest, or those above 1/2.
 
-    Ranked inputs are decided as in section 2.4 of the paper: the strength of an edge is the largest weight among its
-    candidates except `none`, the k strongest edges are kept, each with that candidate, and the others get `()`.
+    Ranked inputs are decided as in section 2.4 of the DARTS paper: the strength of an edge is the largest weight among
+    its candidates except `none` (times the weight of the input, where the mixture has one), the k strongest edges are
+    kept, each with that candidate, and the others get `()`.
+
+    Args:
+      space: the space.
+      mixture: `{key: float [n_candidates]}`, on the host.
     """
-    mixture = relax(space, alphas)
     arch = space.fixed(mixture)
     kept: set[str] = set()
     behind: set[str] = set()
     for key, spec in space.items():
         if spec.ranked and spec.names:
+            shares = np.asarray(mixture[key], float)
             strengths = [strongest(space[name], mixture[name])[1] for name in spec.names]
-            chosen = tuple(sorted(np.argsort(-np.asarray(strengths), kind="stable")[: spec.n_chosen].tolist()))
+            ranking = np.argsort(-np.asarray(strengths) * shares, kind="stable")
+            chosen = tuple(sorted(ranking[: spec.n_chosen].tolist()))
             arch[key] = fixed_value(spec, chosen)
             kept |= {spec.names[i] for i in chosen}
             behind |= set(spec.names)

@@ -1,0 +1,262 @@
+"""Methods whose architecture is learnt by gradients: assembled from parts.
+
+A step moves the logits down the validation loss of the relaxed architecture, then the weights down the training loss.
+DARTS is `differentiable("darts")`; other methods exchange a part, or add one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxnas.model import functional
+from jaxnas.model.space import Space
+from jaxnas.oneshot.engine.base import Algorithm, Derivation, Method, Procedure, SearchState
+from jaxnas.oneshot.engine.options import SearchOptions
+from jaxnas.oneshot.engine.plan import Plan
+from jaxnas.oneshot.parts import hypergradient as hypergradients
+from jaxnas.oneshot.parts.derivation import by_weight
+from jaxnas.oneshot.parts.optimizers import adam, cosine_sgd, given
+from jaxnas.oneshot.parts.part import text_of
+from jaxnas.oneshot.parts.penalty import Penalty
+from jaxnas.oneshot.parts.perturbation import Perturb
+from jaxnas.oneshot.parts.relaxation import Relaxation, decide, softmax
+from jaxnas.oneshot.parts.supernet import Supernet, supernet
+from jaxnas.programs.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
+from jaxnas.runs.loop import Phase
+
+_SAMPLE, _PERTURB = 1, 2  # what a step's keys are folded with
+
+
+class Parts(NamedTuple):
+    """What a method is assembled from; see `differentiable`."""
+
+    relax: Callable[[Space], Relaxation] = softmax
+    penalties: Sequence[Callable[[Space], Penalty]] = ()
+    perturb: Callable[[Space], Perturb] | None = None
+    hypergradient: hypergradients.Hypergradient = hypergradients.first_order
+    single_level: bool = False
+
+    def described(self) -> dict[str, Any]:
+        """The parts as `config.json` has them."""
+        return {
+            "relax": text_of(self.relax),
+            "penalties": [text_of(each) for each in self.penalties],
+            "perturb": None if self.perturb is None else text_of(self.perturb),
+            "hypergradient": text_of(self.hypergradient),
+            "single_level": self.single_level,
+        }
+
+
+@struct.dataclass
+class DifferentiableState(SearchState):
+    """State of a search whose architecture is learnt by gradients.
+
+    Attributes:
+      alphas: `{key: float [n_candidates]}`, the logits.
+      arch_opt_state: optax state of the logits.
+    """
+
+    alphas: dict[str, jax.Array]
+    arch_opt_state: optax.OptState
+
+
+def differentiable(
+    name: str,
+    *,
+    relax: Callable[[Space], Relaxation] = softmax,
+    penalties: Sequence[Callable[[Space], Penalty]] = (),
+    perturb: Callable[[Space], Perturb] | None = None,
+    hypergradient: hypergradients.Hypergradient = hypergradients.first_order,
+    derive: Derivation = by_weight,
+    single_level: bool = False,
+    arch_optimizer: optax.GradientTransformation | None = None,
+    own_arch_optimizer: Callable[[Plan], optax.GradientTransformation] = adam(),  # noqa: B008
+    own_weight_optimizer: Callable[[Plan], optax.GradientTransformation] = cosine_sgd(),  # noqa: B008
+    settings: Mapping[str, Any] | None = None,
+    **defaults: Unpack[SearchOptions],
+) -> Method:
+    """A method from parts.
+
+    Args:
+      name: of the method.
+      relax: how logits become an architecture, `(space) -> Relaxation`.
+      penalties: what is added to the architecture's loss, in this order, `(space) -> Penalty` each.
+      perturb: how the mixture is changed under which the weights are trained, `(space) -> Perturb`, or None.
+      hypergradient: how the gradient of the logits is taken; one of `jaxnas.oneshot.parts.hypergradient`.
+      derive: how it decides.
+      single_level: whether the logits are trained on the batch of the weights; then give `train_portion=1`.
+      arch_optimizer: any optax optimiser, of the logits. Default: the method's own.
+      own_arch_optimizer, own_weight_optimizer: `(plan) -> optimiser`, the method's own, where none is given. Default:
+        those of the DARTS paper, Adam 3e-4 and SGD 0.025 -> 0.001.
+      settings: what `config.json` says of the method. Default: its parts.
+      **defaults: the method's defaults of search options.
+
+    Returns:
+      A `Method`, for `jaxnas.search`.
+    """
+    parts = Parts(relax, tuple(penalties), perturb, hypergradient, single_level)
+
+    def build(plan: Plan) -> Procedure:
+        pure = algorithm(
+            plan.model_fn,
+            plan.space,
+            parts,
+            weight_optimizer=plan.weight_optimizer or own_weight_optimizer(plan),
+            arch_optimizer=given(plan, arch_optimizer) or own_arch_optimizer(plan),
+            steps=plan.steps,
+            grad_clip=plan.grad_clip,
+            loss_fn=plan.loss_fn,
+            metrics=plan.metrics,
+        )
+
+        def phases(epoch: int) -> list[Phase]:
+            arch_batch = None if epoch < plan.warmup_epochs else plan.batch_size
+            return [Phase(plan.steps_per_epoch, plan.batch_size, arch_batch)]
+
+        return Procedure(pure, phases, derive, {"arch_optimizer": "paper" if arch_optimizer is None else "custom"})
+
+    described = {**parts.described(), "derive": text_of(derive)}
+    return Method(name, build, described if settings is None else settings, dict(defaults))
+
+
+def algorithm(
+    model_fn: Any,
+    space: Space,
+    parts: Parts = Parts(),  # noqa: B008
+    *,
+    weight_optimizer: optax.GradientTransformation,
+    arch_optimizer: optax.GradientTransformation,
+    steps: int,
+    grad_clip: float | None = 5.0,
+    loss_fn: LossFn = cross_entropy,
+    metrics: MetricsFn = accuracy,
+) -> Algorithm:
+    """The same as pure functions, for a loop of one's own.
+
+    Args:
+      model_fn, space: what is searched.
+      parts: what the method is assembled from.
+      weight_optimizer, arch_optimizer: any optax optimisers. The virtual step of a second order is one step of
+        `weight_optimizer` from its present state, without `grad_clip`, as in the DARTS paper's code.
+      steps: steps of the whole search; `t`, the share of it done, is the state's step over this.
+      grad_clip: largest global norm of the weights' gradient, or None.
+      loss_fn, metrics: of (output, labels).
+
+    Returns:
+      `Algorithm(init, step, derive)` over a `DifferentiableState`. Metrics of a step: `train_loss`, `train_<metric>`,
+      `weight_grad_norm` (before clipping), and, if the architecture was updated, `valid_loss`, `valid_<metric>` (both
+      without penalties), `arch_grad_norm`, and with penalties `arch_loss`, their sum with `valid_loss`.
+    """
+    model = functional.model_fns(model_fn)
+    relaxation = parts.relax(space)
+    steps_of = _Steps(
+        model=model,
+        weights=supernet(model, optimizer=weight_optimizer, grad_clip=grad_clip, loss_fn=loss_fn, metrics=metrics),
+        relaxation=relaxation,
+        penalties=[each(space) for each in parts.penalties],
+        perturb=None if parts.perturb is None else parts.perturb(space),
+        parts=parts,
+        weight_optimizer=weight_optimizer,
+        arch_optimizer=arch_optimizer,
+        steps=steps,
+    )
+    return Algorithm(
+        steps_of.init,
+        steps_of.step,
+        derive=lambda state: decide(space, jax.device_get(relaxation.probabilities(state.alphas))),
+        watched=("train_loss", "valid_loss", "arch_loss", "weight_grad_norm", "arch_grad_norm"),
+        logits=lambda state: state.alphas,
+        mixture=relaxation.probabilities,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """The parts, built for a space, and what they do in a step."""
+
+    model: functional.ModelFns
+    weights: Supernet
+    relaxation: Relaxation
+    penalties: Sequence[Penalty]
+    perturb: Perturb | None
+    parts: Parts
+    weight_optimizer: optax.GradientTransformation
+    arch_optimizer: optax.GradientTransformation
+    steps: int
+
+    def init(self, rng: jax.Array, sample_batch: Any) -> DifferentiableState:
+        model_rng, alpha_rng, rng = jax.random.split(rng, 3)
+        alphas = self.relaxation.init(alpha_rng)
+        arch = self.relaxation.probabilities(alphas)
+        variables = dict(self.model.init(model_rng, functional.shape_of(sample_batch[0]), arch))
+        params = variables.pop("params", {})
+        return DifferentiableState(
+            params=params,
+            model_state=variables,
+            alphas=alphas,
+            weight_opt_state=self.weight_optimizer.init(params),
+            arch_opt_state=self.arch_optimizer.init(alphas),
+            rng=rng,
+            step=jnp.zeros((), jnp.int32),
+        )
+
+    def step(
+        self, state: DifferentiableState, train_batch: Any, valid_batch: Any
+    ) -> tuple[DifferentiableState, dict[str, jax.Array]]:
+        weight_rng, arch_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+        t = state.step.astype(jnp.float32) / self.steps
+        report: dict[str, jax.Array] = {}
+        if valid_batch is not None:
+            batch = train_batch if self.parts.single_level else valid_batch
+            state, report = self._arch_step(state, train_batch, batch, (weight_rng, arch_rng), t)
+        mixture = self._sample(state.alphas, weight_rng, t)
+        if self.perturb is not None:
+
+            def loss_of_mixture(changed: Any) -> jax.Array:
+                return self.weights.loss(state.params, state.model_state, changed, train_batch, weight_rng)[0]
+
+            mixture = self.perturb(loss_of_mixture, mixture, jax.random.fold_in(weight_rng, _PERTURB), t)
+        state, trained = self.weights.train(state, mixture, train_batch, weight_rng)
+        return state.replace(step=state.step + 1), report | trained  # type: ignore[attr-defined]
+
+    def _sample(self, alphas: Any, rng: jax.Array, t: jax.Array) -> dict[str, Any]:
+        return self.relaxation.arch(alphas, jax.random.fold_in(rng, _SAMPLE), t)
+
+    def _arch_step(
+        self,
+        state: DifferentiableState,
+        train_batch: Any,
+        valid_batch: Any,
+        rngs: tuple[jax.Array, jax.Array],
+        t: jax.Array,
+    ) -> tuple[DifferentiableState, dict[str, jax.Array]]:
+        def loss(params: Any, alphas: Any, batch: Any, rng: jax.Array, also: Sequence[Penalty] = ()) -> tuple:
+            mixture = self._sample(alphas, rng, t)
+            value, (scores, _) = self.weights.loss(params, state.model_state, mixture, batch, rng)
+            total = value
+            for penalty in also:
+                total = penalty(total, alphas, mixture, t)
+            return total, (value, scores)
+
+        def virtual_step(params: Any, gradients: Any) -> Any:
+            updates, _ = self.weight_optimizer.update(gradients, state.weight_opt_state, params)
+            return optax.apply_updates(params, updates)
+
+        gradient = self.parts.hypergradient(
+            lambda params, alphas: loss(params, alphas, train_batch, rngs[0])[0],
+            lambda params, alphas: loss(params, alphas, valid_batch, rngs[1], self.penalties),
+            virtual_step,
+        )
+        (total, (value, scores)), gradients = gradient(state.params, state.alphas)
+        updates, arch_opt_state = self.arch_optimizer.update(gradients, state.arch_opt_state, state.alphas)
+        state = state.replace(alphas=optax.apply_updates(state.alphas, updates), arch_opt_state=arch_opt_state)  # type: ignore[attr-defined]
+        report = {"valid_loss": value, "arch_grad_norm": optax.global_norm(gradients)}
+        report |= {"arch_loss": total} if self.penalties else {}
+        return state, report | {f"valid_{name}": score for name, score in scores.items()}

@@ -1,0 +1,125 @@
+"""Relaxations that sample: random weights, or random paths, whose gradient reaches the logits.
+
+Each is a function that gives a part, `(space) -> Relaxation`. Choices that take k of n inputs, or any subset, cannot be
+sampled by a distribution over one of n: those keep the weights of `softmax`, unless the docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnas.model.architecture import ChoiceSpec
+
+Gated = tuple
+from jaxnas.model.space import Space
+from jaxnas.oneshot.parts.part import part
+from jaxnas.oneshot.parts.relaxation import Logits, Relaxation, init_alphas, relax
+
+Sampler = Callable[[jax.Array, jax.Array, jax.Array], Any]
+"""(logits [n], rng, t) -> weights [n] or `Gated`, of a choice of one of n."""
+
+
+def dirichlet(space: Space) -> Relaxation:
+    """DrNAS (arXiv 2006.10355, equation 3): weights θ ~ Dirichlet(elu(logits) + 1), reparametrised.
+
+    The probabilities are the mean of the distribution.
+    """
+
+    def concentration(logits: jax.Array) -> jax.Array:
+        return jax.nn.elu(logits) + 1 + 1e-6  # elu may round to -1
+
+    def sample(logits: jax.Array, rng: jax.Array, t: jax.Array) -> jax.Array:
+        return jax.random.dirichlet(rng, concentration(logits))
+
+    def mean(logits: jax.Array) -> jax.Array:
+        return concentration(logits) / concentration(logits).sum()
+
+    return _relaxation(space, sample, mean)
+
+
+@part
+def gumbel(temperature: tuple[float, float] = (10.0, 0.1)) -> Callable[[Space], Relaxation]:
+    """SNAS (arXiv 1812.09926, equation 4): weights softmax((log p + g) / τ) with Gumbel noise g; every candidate runs.
+
+    Args:
+      temperature: τ at the beginning and at the end of the search; it falls linearly.
+
+    Raises:
+      ValueError: for a temperature that is not positive.
+    """
+    _check_temperature(temperature)
+
+    def build(space: Space) -> Relaxation:
+        def sample(logits: jax.Array, rng: jax.Array, t: jax.Array) -> jax.Array:
+            return _concrete(logits, rng, temperature, t)
+
+        return _relaxation(space, sample, jax.nn.softmax)
+
+    return build
+
+
+@part
+def gumbel_path(temperature: tuple[float, float] = (10.0, 0.1)) -> Callable[[Space], Relaxation]:
+    """GDAS (arXiv 1910.04465, equations 3 to 5): the candidate of largest p̃ = softmax((log p + g) / τ) runs alone.
+
+    Its output is multiplied by 1 + p̃ - stop_gradient(p̃), which is 1 and carries the gradient to the logits. (The
+    authors' code also adds the scalars of the candidates that do not run, which are zero, and thereby the gradient
+    of the sum over all pixels; the paper does not.)
+
+    Args:
+      temperature: τ at the beginning and at the end of the search; it falls linearly.
+
+    Raises:
+      ValueError: for a temperature that is not positive.
+    """
+    _check_temperature(temperature)
+
+    def build(space: Space) -> Relaxation:
+        def sample(logits: jax.Array, rng: jax.Array, t: jax.Array) -> Gated:
+            soft = _concrete(logits, rng, temperature, t)
+            index = jnp.argmax(soft)[None]
+            chosen = soft[index]
+            return Gated(index.astype(jnp.int32), 1 + chosen - jax.lax.stop_gradient(chosen))
+
+        return _relaxation(space, sample, jax.nn.softmax, one_path=True)
+
+    return build
+
+
+def _concrete(logits: jax.Array, rng: jax.Array, temperature: tuple[float, float], t: jax.Array) -> jax.Array:
+    """A sample of the concrete distribution, float `[n]`."""
+    first, last = temperature
+    noise = jax.random.gumbel(rng, logits.shape, logits.dtype)
+    return jax.nn.softmax((jax.nn.log_softmax(logits) + noise) / (first + (last - first) * t))
+
+
+def _relaxation(
+    space: Space, sample: Sampler, mean: Callable[[jax.Array], jax.Array], *, one_path: bool = False
+) -> Relaxation:
+    """Samples the choices of one of n, and relaxes the others as DARTS does."""
+
+    def samples(spec: ChoiceSpec) -> bool:
+        return not spec.ranked and spec.n_chosen == 1
+
+    def arch(logits: Logits, rng: jax.Array, t: jax.Array) -> dict[str, Any]:
+        keys = jax.random.split(rng, max(len(space), 1))
+        relaxed = relax(space, logits)
+        return {
+            key: sample(logits[key], keys[i], t) if samples(spec) else relaxed[key]
+            for i, (key, spec) in enumerate(space.items())
+        }
+
+    def probabilities(logits: Mapping[str, Any]) -> dict[str, jax.Array]:
+        relaxed = relax(space, logits)
+        return {key: mean(logits[key]) if samples(spec) else relaxed[key] for key, spec in space.items()}
+
+    return Relaxation(lambda rng: init_alphas(rng, space), arch, probabilities, one_path)
+
+
+def _check_temperature(temperature: tuple[float, float]) -> None:
+    if len(temperature) != 2 or not all(isinstance(t, (int, float)) and t > 0 for t in temperature):
+        raise ValueError(f"temperature must be two positive numbers, first and last; got {temperature!r}.")

@@ -1,0 +1,109 @@
+"""What every run takes, a search as a training: written once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypedDict
+
+from jaxnas.checks import check_at_least
+from jaxnas.programs.evaluation import LossFn, MetricsFn
+from jaxnas.runs.callback import Callback
+
+
+class RunOptions(TypedDict, total=False):
+    """Options of every run. Defaults: `RUN_DEFAULTS`, and what a method or function says of its own."""
+
+    epochs: Annotated[int, "Passes over the training data; in a search, over the weights' part of them."]
+    batch_size: Annotated[int, "Examples per batch."]
+    seed: Annotated[
+        int | None,
+        "Seed of everything random. The same seed gives the same bits on the same machine. Default: 0.",
+    ]
+    loss_fn: Annotated[
+        LossFn | None, "(output, labels) -> scalar, a mean over the batch. Default: cross-entropy of logits."
+    ]
+    metrics: Annotated[MetricsFn | None, "(output, labels) -> {name: scalar mean}. Default: accuracy."]
+    aux_weight: Annotated[
+        float, "Weight of auxiliary heads in the default loss, where the model returns a tuple in training."
+    ]
+    grad_clip: Annotated[float | None, "Largest global norm of the weights' gradient, or None."]
+    data_dir: Annotated[str | os.PathLike | None, "Folder of the data set that `data` names."]
+    workdir: Annotated[
+        str | os.PathLike | None,
+        "Run directory, for `config.json`, `history.jsonl`, `result.json`, `weights.msgpack` (and `final_arch.json` of "
+        "a search), and for checkpoints while the run lasts. An interrupted run resumes from its last checkpoint when "
+        "the same call is made again, to the same bits. SIGTERM and Ctrl-C end the step, save and raise `Interrupted`. "
+        "Only one process at a time may work in a directory.",
+    ]
+    progress: Annotated[
+        bool | Callable[[dict], None],
+        "True prints a line per epoch, and on a terminal shows a bar. A function is called with each epoch's record.",
+    ]
+    callbacks: Annotated[
+        Sequence[Callback], "`jaxnas.callbacks` objects, such as TensorBoard, early stopping, or your own."
+    ]
+    steps_per_call: Annotated[
+        int | None,
+        "Steps in one compiled call. Default: 1 on CPU, where gradients of convolutions are slow inside a loop, else "
+        "the largest divisor of the epoch's steps up to 50.",
+    ]
+    resume: Annotated[bool, "False refuses a `workdir` that holds an interrupted run, instead of resuming it."]
+    checkpoint_minutes: Annotated[
+        float | None,
+        "Minutes between checkpoints within an epoch, or None. There is always one after each epoch.",
+    ]
+    keep_checkpoints: Annotated[int, "How many checkpoints are kept, in case one turns out to be damaged."]
+    max_minutes: Annotated[
+        float | None,
+        "Stop after so many minutes, also within an epoch unless that is about to end. `workdir` then holds what was "
+        "done, and the same call resumes from there.",
+    ]
+
+
+RUN_DEFAULTS: Mapping[str, Any] = {
+    "seed": None,
+    "loss_fn": None,
+    "metrics": None,
+    "aux_weight": 0.4,
+    "grad_clip": 5.0,
+    "data_dir": None,
+    "workdir": None,
+    "progress": True,
+    "callbacks": (),
+    "steps_per_call": None,
+    "resume": True,
+    "checkpoint_minutes": 10.0,
+    "keep_checkpoints": 2,
+    "max_minutes": None,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """How a run is carried out. Only `steps_per_call` changes what comes out. For the fields see `RunOptions`."""
+
+    workdir: str | os.PathLike | None
+    resume: bool
+    progress: bool | Callable[[dict], None]
+    callbacks: Sequence[Callback]
+    steps_per_call: int | None
+    checkpoint_minutes: float | None
+    keep_checkpoints: int
+    max_minutes: float | None
+
+    def __post_init__(self) -> None:
+        check_at_least(1, keep_checkpoints=self.keep_checkpoints)
+        for name in ("checkpoint_minutes", "max_minutes"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
+                raise ValueError(f"{name} must be a number of minutes or None; got {value!r}.")
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks must be jaxnas.callbacks.Callback objects; got {callback!r}.")
+
+
+def running_of(options: Mapping[str, Any]) -> Running:
+    """The part of (complete) options that says how a run is carried out."""
+    return Running(**{field.name: options[field.name] for field in dataclasses.fields(Running)})
