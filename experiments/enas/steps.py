@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import jaxnas
-from experiments.enas.settings import Final, Search, Settings, controller_optimizer
+from experiments.enas.settings import Final, Search, Settings
 from jaxnas import enas, runs
 from jaxnas.data import Augment, Dataset
 
@@ -44,7 +44,7 @@ def search(settings: Search, data: Dataset, *, out: Path, seed: int, minutes: fl
         controller=settings.controller,
         controller_steps=settings.controller_steps,
         controller_samples=settings.controller_samples,
-        controller_optimizer=controller_optimizer(settings.controller_lr),
+        controller_optimizer=settings.controller_optimizer,
         weight_optimizer=enas.paper_weight_optimizer(
             steps_per_epoch=steps,
             weight_decay=settings.weight_decay,
