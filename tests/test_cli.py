@@ -1,12 +1,15 @@
 """The command line, run as a user runs it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from jaxnas import version
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "experiments.quickstart:Net"
@@ -27,6 +30,7 @@ def run(tmp_path_factory):
 
 def test_search_leaves_a_run(run):
     folder, out = run
+    assert re.match(r"jaxnas [0-9.]+ search darts: reading model and data\n", out)
     assert "epoch 3/3" in out
     assert "compiling" in out
     arch = json.loads((folder / "final_arch.json").read_text())
@@ -156,3 +160,23 @@ def test_import_needs_only_the_core():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_version_and_what_is_not_installed():
+    done = jaxnas("--version")
+    assert done.stdout == f"jaxnas {version.__version__}\n"
+    script = "import sys; sys.modules['typer'] = None; import jaxnas.cli; jaxnas.cli.main()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == 'the command line needs typer: pip install -e ".[cli]" in the checkout of jaxnas.\n'
+
+
+def test_hints_name_no_package_that_is_on_no_index():
+    hint = re.compile("pip install " + r"[\"']?jaxnas")
+    files = [
+        *ROOT.glob("*.md"),
+        *(file for part in ("jaxnas", "docs", "experiments") for file in ROOT.glob(f"{part}/**/*")),
+    ]
+    for file in files:
+        if file.suffix in (".py", ".md", ".toml") and file.name != "running.py":
+            assert not hint.search(file.read_text()), file

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1] / "jaxnas"
 
 FLOORS = (
     ("version", "errors"),
-    ("checks", "compilation", "signatures"),
+    ("checks", "compilation", "extras", "signatures"),
     ("ops",),
     ("model",),
     ("data",),

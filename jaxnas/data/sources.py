@@ -14,6 +14,7 @@ import numpy as np
 from jaxnas.data.augment import STANDARD
 from jaxnas.data.dataset import _SAVED, Dataset
 from jaxnas.errors import DataError
+from jaxnas.extras import how_to_install
 
 # Per-channel statistics of the training images, as the field uses them.
 _KNOWN: dict[str, dict[str, Any]] = {
@@ -149,7 +150,7 @@ def _digits() -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
-        raise DataError('the data set "digits" comes with scikit-learn: pip install "jaxnas[digits]".') from None
+        raise DataError(f'the data set "digits" comes with scikit-learn: {how_to_install("digits")}.') from None
     images, labels = load_digits(return_X_y=True)
     order = np.random.RandomState(0).permutation(len(images))
     images = np.round(images[order].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
@@ -162,9 +163,8 @@ def _tfds(name: str, data_dir: str | None, image_size: tuple[int, int] | None) -
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as e:
         raise DataError(
-            f'the data set {name!r} is read by tensorflow-datasets ({e}): pip install "jaxnas[tfds]"; or give an '
-            ".npz file, arrays, or "
-            '"digits".'
+            f"the data set {name!r} is read by tensorflow-datasets ({e}): {how_to_install('tfds')}; or give an .npz "
+            'file, arrays, or "digits".'
         ) from None
     try:
         builder = tfds.builder(name, data_dir=data_dir)
