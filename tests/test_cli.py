@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,10 @@ def test_hints_name_no_package_that_is_on_no_index():
     for file in files:
         if file.suffix in (".py", ".md", ".toml") and file.name != "running.py":
             assert not hint.search(file.read_text()), file
+
+
+def test_an_editable_install_is_a_path_that_type_checkers_read():
+    """setuptools installs a path, and no import hook, where the folder of the packages is given and holds them all."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["package-dir"] == {"": "."}
+    assert "py.typed" in settings["package-data"]["jaxnas"]
