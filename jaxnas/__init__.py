@@ -23,13 +23,14 @@ from jaxnas.blackbox import (
 from jaxnas.compilation import cache_compilations, keep_heap
 from jaxnas.errors import ArchitectureError, DataError, Interrupted, NonFiniteLossError, RunError
 from jaxnas.model import graph
-from jaxnas.model.architecture import ChoiceSpec
+from jaxnas.model.architecture import ChoiceSpec, Gated
 from jaxnas.model.choices import NO_KEY, InputChoice, LayerChoice
 from jaxnas.model.cost import Cost, cost
 from jaxnas.model.fixed import apply_fixed_architecture, inherit
+from jaxnas.model.restrict import restrict
 from jaxnas.model.serialization import export, load
 from jaxnas.model.space import Space, space
-from jaxnas.oneshot import darts, enas, parts
+from jaxnas.oneshot import darts, enas, gdas, parts
 from jaxnas.oneshot.differentiable import differentiable
 from jaxnas.oneshot.engine.base import Algorithm, Method
 from jaxnas.oneshot.engine.options import SearchOptions
@@ -54,6 +55,7 @@ __all__ = [
     "ChoiceSpec",
     "Cost",
     "DataError",
+    "Gated",
     "InputChoice",
     "Interrupted",
     "LayerChoice",
@@ -81,6 +83,7 @@ __all__ = [
     "evaluator",
     "evolution",
     "export",
+    "gdas",
     "graph",
     "grid_search",
     "inherit",
@@ -93,6 +96,7 @@ __all__ = [
     "random_search",
     "reinforce",
     "report",
+    "restrict",
     "rollout",
     "sampled",
     "search",

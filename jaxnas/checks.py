@@ -55,7 +55,9 @@ OPTIONS: dict[str, _Rule] = {
     "warmup_epochs": _INDEX,
     "validate_every": _COUNT,
     "test_every": _COUNT,
-    "train_portion": _Rule(low=0, high=1, open_low=True, open_high=True),
+    "train_portion": _Rule(low=0, high=1, open_low=True),
+    "weight_lr": _POSITIVE._replace(none=True),
+    "arch_lr": _POSITIVE._replace(none=True),
     "grad_clip": _POSITIVE._replace(none=True),
     "aux_weight": _WEIGHT,
     "steps_per_call": _COUNT._replace(none=True),
@@ -99,13 +101,6 @@ def check_at_least(least: int, **values: Any) -> None:
     for name, value in values.items():
         if not rule.allows(value):
             raise ValueError(f"{name} must be {rule}; got {value!r}.")
-
-
-def check_positive(**values: Any) -> None:
-    """Raises ValueError unless each of the named values is a finite number above 0."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be a number above 0; got {value!r}.")
 
 
 def check_seed(seed: int) -> None:

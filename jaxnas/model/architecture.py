@@ -7,20 +7,23 @@ value                              what runs
 =================================  =======================================================
 float array `[n]`                  every candidate, reduced with these weights
 int array, scalar or `[n_chosen]`  only these candidates; may be traced
+`Gated(index, gate)`               only these candidates, each times its gate; may be traced
 bool array `[n]`                   this subset of an InputChoice's inputs; may be traced
 `int`, `str`, tuple of those       fixed: only these candidates are built
 =================================  =======================================================
 
-This module knows nothing of Flax; `choices`, `space` and `serialization` are built on it.
+Arrays count the candidates that a choice has; Python values name those of the whole model, also where a choice is
+restricted to some of them (`jaxnas.restrict`).
+
+This module knows nothing of Flax; `values`, `choices`, `space` and `serialization` are built on it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +35,7 @@ LAYER = "layer"
 INPUT = "input"
 
 Arch = Mapping[str, Any]
-"""An architecture: choice key -> value of one of the four kinds."""
+"""An architecture: choice key -> value of one of the five kinds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,8 @@ class ChoiceSpec:
       n_chosen: how many are chosen; None for any subset, the empty one included.
       ranked: of an input whose `names` are keys of layers: whether it has no weights of its own, but takes the
         `n_chosen` inputs whose layers are strongest (see `InputChoice`).
+      original: of a restricted choice the indices that its candidates have in the whole one, ascending; else None.
+      whole: the choice before it was restricted (`jaxnas.restrict`): itself unless it is.
     """
 
     kind: str
@@ -53,6 +58,8 @@ class ChoiceSpec:
     names: tuple[str, ...] | None = None
     n_chosen: int | None = 1
     ranked: bool = False
+
+    original: ClassVar[tuple[int, ...] | None] = None
 
     def __post_init__(self) -> None:
         n, names = self.n_candidates, self.names
@@ -73,20 +80,61 @@ class ChoiceSpec:
         return math.comb(self.n_candidates, self.n_chosen)
 
     @property
-    def labels(self) -> tuple[int | str, ...]:
-        """How each candidate is written in a fixed architecture: its name, or its index.
+    def whole(self) -> ChoiceSpec:
+        return self
 
-        Names that are all digits are written as indices, as in NNI, so that "1" cannot mean two things.
-        """
-        if self.names is None or all(name.isdigit() for name in self.names):
-            return tuple(range(self.n_candidates))
-        return self.names
+    @property
+    def labels(self) -> tuple[int | str, ...]:
+        """How each candidate is written in a fixed architecture: its name, or its index in the whole choice."""
+        return self.names or self.original or tuple(range(self.n_candidates))
+
+    def restricted(self, kept: tuple[int, ...]) -> ChoiceSpec:
+        """This choice with only those of its candidates, ascending indices in the whole one."""
+        whole = self.whole
+        if list(kept) != sorted(set(kept) & set(range(whole.n_candidates))):
+            raise ValueError(f"{list(kept)} are no ascending indices of {whole.n_candidates} candidates.")
+        names = whole.names and tuple(whole.names[i] for i in kept)
+        return RestrictedSpec(whole.kind, len(kept), names, whole.n_chosen, whole.ranked, kept, whole)
 
     def __str__(self) -> str:
         title = "LayerChoice" if self.kind == LAYER else "InputChoice"
         number = "any" if self.n_chosen is None else str(self.n_chosen)
         names = "" if self.names is None else f" ({', '.join(map(repr, self.names))})"
-        return f"{title}, {number} of {self.n_candidates}{names}"
+        of = "" if self.original is None else f", restricted to {list(self.original)} of {self.whole.n_candidates}"
+        return f"{title}, {number} of {self.n_candidates}{names}{of}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RestrictedSpec(ChoiceSpec):
+    """A choice of which only some candidates are left. For attributes see `ChoiceSpec`."""
+
+    original: tuple[int, ...] = ()  # type: ignore[misc]
+    whole: ChoiceSpec = None  # type: ignore[assignment]
+
+
+def read_spec(fields: Mapping[str, Any]) -> ChoiceSpec:
+    """The choice that `dataclasses.asdict`, and JSON, made these fields of."""
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    if "whole" not in plain:
+        return ChoiceSpec(**plain)
+    return read_spec(plain["whole"]).restricted(plain["original"])
+
+
+class Gated(NamedTuple):
+    """Sampled paths whose outputs are multiplied by gates. The gates carry the gradient to what they were drawn from.
+
+    Only these candidates run. GDAS (arXiv 1910.04465, equation 8), ProxylessNAS (1812.00332, section 3.2: two paths),
+    straight-through and ReinMax estimators give a choice such a value. The number of paths k may differ from
+    `n_chosen`, from 1 to n; that indices are distinct is up to the sampler. `reduction="mean"` is over the paths whose
+    gate is not zero. Ranked inputs have no weights, hence no gates.
+
+    Attributes:
+      index: int `[k]`, or `[]` for one path; may be traced.
+      gate: float of the same shape.
+    """
+
+    index: Any
+    gate: Any
 
 
 class MultiHotIndex(int):
@@ -172,106 +220,10 @@ def is_concrete(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer)
 
 
-def read_value(key: str, spec: ChoiceSpec, value: Any) -> tuple[str, Any]:
-    """Checks one value of an architecture and says which kind it is.
-
-    Returns:
-      `("weights", float [n])`, `("index", int32 [n_chosen])`, `("mask", bool [n])` or
-      `("fixed", tuple of ints)`.
-
-    Raises:
-      ArchitectureError: naming the key, what was found and what was expected.
-    """
-    if isinstance(value, (tuple, list)) and value and all(is_array(v) for v in value):
-        value = jnp.stack([jnp.asarray(v) for v in value])  # a fixed tuple that has been traced
-    if not is_array(value):
-        return "fixed", positions(key, spec, value)
-
-    n, shape = spec.n_candidates, np.shape(value)
-    dtype = value.dtype
-    if jnp.issubdtype(dtype, jnp.floating):
-        if shape != (n,):
-            raise _error(key, spec, f"weights of shape {shape}", f"shape ({n},)")
-        return "weights", jnp.asarray(value)
-    if jnp.issubdtype(dtype, jnp.bool_):
-        if spec.kind != INPUT:
-            raise _error(key, spec, "a bool array", "weights (float) or an index (int)")
-        if shape != (n,):
-            raise _error(key, spec, f"a subset of shape {shape}", f"shape ({n},)")
-        if spec.n_chosen is not None and is_concrete(value) and int(np.sum(value)) != spec.n_chosen:
-            raise _error(key, spec, f"{int(np.sum(value))} chosen", f"{spec.n_chosen}")
-        return "mask", jnp.asarray(value)
-    if jnp.issubdtype(dtype, jnp.integer):
-        if spec.n_chosen is None:
-            raise _error(key, spec, "an index array", f"bool[{n}], since any subset may be chosen")
-        if shape != (spec.n_chosen,) and not (spec.n_chosen == 1 and shape == ()):
-            expected = "a scalar" if spec.n_chosen == 1 else f"shape ({spec.n_chosen},)"
-            raise _error(key, spec, f"an index array of shape {shape}", expected)
-        if is_concrete(value):
-            positions(key, spec, tuple(int(i) for i in np.ravel(value)))
-        return "index", jnp.asarray(value, jnp.int32).reshape(spec.n_chosen)
-    raise _error(key, spec, f"an array of {dtype}", "floats, ints or bools")
-
-
-def positions(key: str, spec: ChoiceSpec, value: Any) -> tuple[int, ...]:
-    """The indices a fixed value chooses, ascending. Accepts every spelling of NNI and ours.
-
-    An empty LayerChoice is let through here (NNI's DARTS exports one for every edge that no
-    InputChoice keeps); `Space.validate` knows whether it is allowed.
-
-    Raises:
-      ArchitectureError: if the value is no decision for this choice.
-    """
-    length = getattr(value, "length", None)
-    if length is not None and length != spec.n_candidates:
-        raise _error(key, spec, f"a multi-hot list of length {length}", f"length {spec.n_candidates}")
-    if isinstance(value, bool):
-        raise _error(key, spec, repr(value), "an index, a name, or a list with one bool per candidate")
-    items = value if isinstance(value, (tuple, list)) else (value,)
-    if items and all(isinstance(item, bool) for item in items):
-        if len(items) != spec.n_candidates:
-            raise _error(key, spec, f"a list of {len(items)} bools", f"{spec.n_candidates}")
-        items = [i for i, flag in enumerate(items) if flag]
-    chosen = sorted(_position(key, spec, item) for item in items)
-    if len(set(chosen)) != len(chosen):
-        raise _error(key, spec, f"{value!r}", "each candidate at most once")
-    unused_layer = spec.kind == LAYER and not chosen
-    if spec.n_chosen is not None and len(chosen) != spec.n_chosen and not unused_layer:
-        raise _error(key, spec, f"{len(chosen)} chosen ({value!r})", f"{spec.n_chosen}")
-    return tuple(chosen)
-
-
 def fixed_value(spec: ChoiceSpec, chosen: tuple[int, ...]) -> int | str | tuple:
     """The one way a decision is written: a scalar if one is chosen, else a tuple; names where there are."""
     labels = tuple(spec.labels[i] for i in chosen)
     return labels[0] if len(labels) == 1 else labels
-
-
-def _position(key: str, spec: ChoiceSpec, item: Any) -> int:
-    n = spec.n_candidates
-    if isinstance(item, str):
-        if spec.names is not None and item in spec.names:
-            return spec.names.index(item)
-        if item == "" and spec.kind == INPUT and n == 1:
-            return 0  # NNI >= 1.6 writes "" for the only input of a one-candidate InputChoice
-        if not item.isascii() or not item.isdigit():
-            if spec.names is None:
-                raise _error(key, spec, f"the name {item!r}", "an index: its candidates have no names")
-            close = difflib.get_close_matches(item, spec.names, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise _error(key, spec, f"the unknown name {item!r}{hint}", f"one of {list(spec.names)}")
-        item = int(item)  # NNI 2 writes indices as strings
-    if isinstance(item, bool) or not isinstance(item, (int, np.integer)):
-        if isinstance(item, (float, np.floating)):
-            raise _error(key, spec, f"the number {item!r}", "a decision (an index or a name), not a weight")
-        raise _error(key, spec, f"{item!r} of type {type(item).__name__}", "an index or a name")
-    if not 0 <= item < n:
-        raise _error(key, spec, f"index {int(item)}", f"0 to {n - 1}")
-    return int(item)
-
-
-def _error(key: str, spec: ChoiceSpec, found: str, expected: str) -> ArchitectureError:
-    return ArchitectureError(f"choice {key!r} ({spec}): got {found}; expected {expected}.")
 
 
 def missing_key(key: str, spec: ChoiceSpec, arch: Arch) -> ArchitectureError:

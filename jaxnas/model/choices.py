@@ -1,14 +1,15 @@
 """The open choices of a model: `LayerChoice` and `InputChoice`.
 
 Both are Flax modules without parameters of their own, and pure functions of their inputs and of `arch`,
-the architecture (see `jaxnas.model.architecture` for the four kinds of value it may hold). One model definition
-so serves as supernet, as sampled path and as fixed model.
+the architecture (see `jaxnas.model.architecture` for the five kinds of value it may hold). So one model definition
+serves as supernet, as sampled path and as fixed model.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,21 +19,23 @@ from flax import linen as nn
 
 from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
-from jaxnas.model.architecture import INPUT, LAYER, ChoiceSpec, StaticArch, missing_key, read_value
-from jaxnas.model.space import Recorder
+from jaxnas.model.architecture import INPUT, LAYER, ChoiceSpec, missing_key
+from jaxnas.model.recorder import recorder_of
+from jaxnas.model.reducing import REDUCTIONS, check_shapes, reduce_chosen, reduce_masked, reduce_weighted
+from jaxnas.model.restriction import RestrictedArch, restricted_spec
+from jaxnas.model.values import read_value
 from jaxnas.ops.merging import merge
 
 NO_KEY = ""
 """In `choose_from`: a candidate that is not the output of any choice."""
-
-REDUCTIONS = ("sum", "mean", "concat", "none")
 
 
 class LayerChoice(nn.Module):
     """One of several layers. Follows `nni.nas.pytorch.mutables.LayerChoice`.
 
     With *weights* every candidate runs and the weighted outputs are reduced; with an *index* only that
-    candidate runs (`lax.switch`, so a new index does not retrace; a traced one out of range is clamped); when
+    candidate runs (`lax.switch`, so a new index does not retrace; a traced one out of range is clamped); with
+    *gated* indices those candidates run, and their outputs, each times its gate, are reduced; when
     *fixed* only that candidate is built, and a LayerChoice that is fixed to nothing (`()`) gives None.
 
     Candidates may hold parameters, batch statistics, dropout and further choices. Keyword arguments of the
@@ -42,9 +45,10 @@ class LayerChoice(nn.Module):
     Attributes:
       candidates: list or dict (name -> layer) of modules, or functions of `x`.
       key: name of the decision; choices with one key share it. Default: the module's path in its model.
-      reduction: how several outputs become one: `"sum"`, `"mean"` (over the candidates whose weight is not
+      reduction: how several outputs become one: `"sum"`, `"mean"` (over the candidates whose weight or gate is not
         zero, as in NNI), `"concat"` (channels, the last axis) or `"none"` (a list).
-      return_mask: also return what was chosen: weights `[n]` or bool `[n]`.
+      return_mask: also return what was chosen: weights `[n]` (gates at their indices, zeros elsewhere) or bool `[n]`.
+        Its length is that of `candidates`, also where a restriction has left some out.
     """
 
     candidates: Sequence[Any] | Mapping[str, Any]
@@ -91,47 +95,58 @@ class LayerChoice(nn.Module):
         if unused:
             raise TypeError(f"{_title(self)}: no candidate takes the argument {sorted(unused)}.")
 
-        spec = ChoiceSpec(LAYER, len(layers), self._names)
         key = choice_key(self, arch)
-        kind, value = look_up(arch, key, spec)
+        kind, value, spec = look_up(arch, key, ChoiceSpec(LAYER, len(layers), self._names))
+        kept = spec.original or range(len(layers))
+        recorder, labels = recorder_of(arch), spec.labels
 
         def run(module: LayerChoice, i: int, x: Any) -> Any:
-            return functional.call(_layers(module)[i], x, options)
+            return functional.call(_layers(module)[kept[i]], x, options)
 
+        if recorder is not None:
+            computed = {kept[i] for i in (value if kind == "fixed" else range(len(kept)))}
+            others = [i for i in range(len(layers)) if i not in computed]
+            recorder.look_aside(partial(functional.call, layers[i], x, options) for i in others)
+        mask = _mask(spec, kind, value)
         if kind == "fixed":
-            output = _reduce(self.reduction, [run(self, i, x) for i in value])
-            return _with_mask(self, output, np.isin(np.arange(len(layers)), value))
-        labels: Sequence = spec.labels
+            return _with_mask(self, reduce_chosen(self.reduction, [run(self, i, x) for i in value]), mask)
         if kind == "weights":
-            merged = self._merge(x, value) if not isinstance(arch, Recorder) else {}
-            rest = [i for i in range(len(layers)) if not any(i in members for members in merged)]
+            merged = self._merge([layers[i] for i in kept], x, value) if recorder is None else {}
+            rest = [i for i in range(len(kept)) if not any(i in members for members in merged)]
             outputs = [run(self, i, x) for i in rest]
-            scales = value if len(rest) == len(layers) else value[np.array(rest, int)]
+            scales = value if len(rest) == len(kept) else value[np.array(rest, int)]
             if merged:
                 ones = jnp.ones(len(merged), value.dtype)
                 outputs, scales = [*merged.values(), *outputs], jnp.concatenate([ones, scales])
-                labels = [labels[members[0]] for members in merged] + [labels[i] for i in rest]
-            return _with_mask(self, _weighted(key, self.reduction, outputs, scales, labels), value)
-        output = self._run_one(run, x, value[0], key, labels)
-        output = [output] if self.reduction == "none" else output
-        return _with_mask(self, output, jnp.arange(len(layers)) == value[0])
+                labels = (*(labels[members[0]] for members in merged), *(labels[i] for i in rest))
+            return _with_mask(self, reduce_weighted(key, self.reduction, outputs, scales, labels), mask)
+        if kind == "gated":
+            outputs = self._run_some(run, x, value.index, key, labels)
+            paths = range(len(outputs))
+            return _with_mask(self, reduce_weighted(key, self.reduction, outputs, value.gate, paths), mask)
+        return _with_mask(self, reduce_chosen(self.reduction, self._run_some(run, x, value, key, labels)), mask)
 
-    def _merge(self, x: Any, weights: jax.Array) -> dict[tuple[int, ...], jax.Array]:
-        """The weighted sums of those candidates that are convolutions which can be run as one."""
+    def _merge(self, layers: list[Any], x: Any, weights: jax.Array) -> dict[tuple[int, ...], jax.Array]:
+        """The weighted sums of those layers that are convolutions which can be run as one."""
         observed = self.is_initializing() or self.is_mutable_collection("intermediates")
         if self.reduction != "sum" or observed:
             return {}
-        return merge(_layers(self), x, weights, self._convolution())
+        return merge(layers, x, weights, self._convolution())
 
     def _convolution(self) -> Callable:
         """The convolution function of merged candidates; replaced inside `jaxnas.ops.fast_convolutions`."""
         return jax.lax.conv_general_dilated
 
-    def _run_one(self, run: Callable, x: Any, index: jax.Array, key: str, labels: Sequence) -> Any:
+    def _run_some(self, run: Callable, x: Any, indices: jax.Array, key: str, labels: Sequence) -> list[Any]:
+        """The outputs of the candidates at int `[k]`."""
         if self.is_initializing():  # every candidate needs its parameters
             outputs = [run(self, i, x) for i in range(len(labels))]
-            _check_shapes(key, outputs, labels)
-            return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *outputs)
+            check_shapes(key, outputs, labels)
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+            return [jax.tree.map(lambda leaf, j=j: leaf[indices[j]], stacked) for j in range(len(indices))]
+        return [self._run_one(run, x, indices[j], key, labels) for j in range(len(indices))]
+
+    def _run_one(self, run: Callable, x: Any, index: jax.Array, key: str, labels: Sequence) -> Any:
         if len(labels) == 1:
             return run(self, 0, x)
         seen: list[Any] = []
@@ -151,7 +166,7 @@ class LayerChoice(nn.Module):
         except TypeError:  # the branches' outputs differ
             if len(seen) < len(labels):
                 raise
-            _check_shapes(key, seen, labels)
+            check_shapes(key, seen, labels)
             dtypes = jax.tree.map(jnp.result_type, *seen)
             return switch(lambda output: jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), output, dtypes))
 
@@ -160,7 +175,8 @@ class InputChoice(nn.Module):
     """Some of several tensors. Follows `nni.nas.pytorch.mutables.InputChoice`.
 
     With *weights* the weighted tensors are reduced; with *indices* `[n_chosen]` or a *bool mask* `[n]` the
-    selected ones; when *fixed* likewise. One tensor reduces to itself. Nothing chosen gives zeros while
+    selected ones; with *gated* indices the selected ones, each times its gate, of any number; when *fixed* likewise.
+    One tensor reduces to itself. Nothing chosen gives zeros while
     sampled, since shapes cannot depend on a traced value, and None when fixed.
 
     Attributes:
@@ -169,9 +185,9 @@ class InputChoice(nn.Module):
         exported files where they are all different. The call may then take a dict with these names.
       n_chosen: how many are chosen; None for any number from none to all.
       key: name of the decision; choices with one key share it. Default: the module's path in its model.
-      reduction: `"sum"`, `"mean"` (over the chosen, or those whose weight is not zero), `"concat"`
+      reduction: `"sum"`, `"mean"` (over the chosen, or those whose weight or gate is not zero), `"concat"`
         (channels, the last axis; a traced mask keeps all channels and zeroes those not chosen) or `"none"`.
-      return_mask: also return what was chosen: weights `[n]` or bool `[n]`.
+      return_mask: also return what was chosen; see `LayerChoice`.
       ranked: the candidates are LayerChoices, `choose_from` being their keys. DARTS then has no logits for this
         choice: every input enters with weight 1, and those are chosen behind which the strongest layers are.
     """
@@ -220,26 +236,28 @@ class InputChoice(nn.Module):
         tensors = self.in_order(tensors)
         n = len(tensors)
         names = tuple(self.choose_from) if self.choose_from and len(set(self.choose_from)) == n else None
-        spec = ChoiceSpec(INPUT, n, names, self.n_chosen, self.ranked)
         key = choice_key(self, arch)
-        kind, value = look_up(arch, key, spec)
-        used = value if kind == "fixed" else range(n)
+        kind, value, spec = look_up(arch, key, ChoiceSpec(INPUT, n, names, self.n_chosen, self.ranked))
+        tensors = [tensors[i] for i in spec.original or range(n)]
+        used = value if kind == "fixed" else range(len(tensors))
         absent = [spec.labels[i] for i in used if tensors[i] is None]
         if absent:
             raise ArchitectureError(f"{_title(self)} (key {key!r}): the chosen input {absent} is None.")
 
+        mask = _mask(spec, kind, value)
         if kind == "fixed":
-            output = _reduce(self.reduction, [tensors[i] for i in value])
-            return _with_mask(self, output, np.isin(np.arange(n), value))
+            return _with_mask(self, reduce_chosen(self.reduction, [tensors[i] for i in value]), mask)
         if kind == "weights":
-            return _with_mask(self, _weighted(key, self.reduction, tensors, value, spec.labels), value)
+            return _with_mask(self, reduce_weighted(key, self.reduction, tensors, value, spec.labels), mask)
         if kind == "mask":
             kept = [jnp.where(value[i], t, jnp.zeros_like(t)) for i, t in enumerate(tensors)]
-            output = _masked(key, self.reduction, kept, value, spec.labels)
-            return _with_mask(self, output, value)
-        _check_shapes(key, tensors, spec.labels)
-        output = _reduce(self.reduction, [_pick(tensors, value[j]) for j in range(len(value))])
-        return _with_mask(self, output, jnp.zeros(n, bool).at[value].set(True))
+            return _with_mask(self, reduce_masked(key, self.reduction, kept, value, spec.labels), mask)
+        check_shapes(key, tensors, spec.labels)
+        index = value.index if kind == "gated" else value
+        picked = [_pick(tensors, index[j]) for j in range(len(index))]
+        if kind == "gated":
+            return _with_mask(self, reduce_weighted(key, self.reduction, picked, value.gate, range(len(picked))), mask)
+        return _with_mask(self, reduce_chosen(self.reduction, picked), mask)
 
     @nn.nowrap
     def in_order(self, tensors: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
@@ -286,76 +304,48 @@ def _title(choice: Any) -> str:
 
 def choice_key(choice: LayerChoice | InputChoice, arch: Any) -> str:
     """The key of a choice that is being called with `arch`."""
-    root = arch.root if isinstance(arch, StaticArch) else ()
+    root = getattr(arch, "root", ())
     return choice.key or "/".join(choice.path[len(root) :]) or type(choice).__name__
 
 
-def look_up(arch: Any, key: str, spec: ChoiceSpec) -> tuple[str, Any]:
-    """What an architecture says of a choice: `(kind, value)` as `architecture.read_value` gives them.
+def look_up(arch: Any, key: str, spec: ChoiceSpec) -> tuple[str, Any, ChoiceSpec]:
+    """What an architecture says of a choice: `(kind, value)` as `values.read_value` gives them, and what is left of it.
 
-    For modules that have choices and compute them in a way of their own.
+    For modules that have choices and compute them in a way of their own. If the model is restricted, the spec has the
+    indices of the candidates that are left, `original`, and the value counts these.
 
     Raises:
       ArchitectureError: if it says nothing, or nothing that fits.
     """
-    if isinstance(arch, Recorder):
-        return "weights", arch.record(key, spec)
+    if isinstance(arch, RestrictedArch):
+        spec, arch = restricted_spec(arch.steps, key, spec), arch.arch
+    recorder = recorder_of(arch)
+    if recorder is not None:
+        return (*recorder.record(key, spec), spec)
     if not isinstance(arch, Mapping):
         raise ArchitectureError(
             f"choice {key!r} ({spec}): the architecture must be a dict {{key: value}}; got {type(arch).__name__}."
         )
     if key not in arch:
         raise missing_key(key, spec, arch)
-    return read_value(key, spec, arch[key])
+    return (*read_value(key, spec, arch[key]), spec)
+
+
+def _mask(spec: ChoiceSpec, kind: str, value: Any) -> Any:
+    """What a value chooses of the whole choice: weights or bools `[n]`; a NumPy array if it is fixed."""
+    n = spec.n_candidates
+    if kind == "fixed":
+        mask: Any = np.isin(np.arange(n), value)
+    elif kind == "gated":
+        mask = jnp.zeros(n, value.gate.dtype).at[value.index].add(value.gate)
+    else:
+        mask = jnp.zeros(n, bool).at[value].set(True) if kind == "index" else value
+    if spec.original is None:
+        return mask
+    if kind == "fixed":
+        return np.isin(np.arange(spec.whole.n_candidates), np.asarray(spec.original)[mask])
+    return jnp.zeros(spec.whole.n_candidates, mask.dtype).at[np.asarray(spec.original)].set(mask)
 
 
 def _with_mask(choice: Any, output: Any, mask: Any) -> Any:
     return (output, mask) if choice.return_mask else output
-
-
-def _reduce(reduction: str, outputs: list[Any]) -> Any:
-    """Reduces selected outputs: none to None, one to itself."""
-    if reduction == "none":
-        return outputs
-    if len(outputs) <= 1:
-        return outputs[0] if outputs else None
-    return jax.tree.map(lambda *leaves: _combine(reduction, leaves, len(leaves)), *outputs)
-
-
-def _weighted(key: str, reduction: str, outputs: list[Any], weights: jax.Array, labels: Sequence) -> Any:
-    """Reduces weighted outputs. The mean is over those whose weight is not zero."""
-
-    def scale(leaf: jax.Array, weight: jax.Array) -> jax.Array:
-        return leaf * (weight.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else weight)
-
-    scaled = [jax.tree.map(lambda leaf, w=w: scale(leaf, w), out) for out, w in zip(outputs, weights, strict=True)]
-    return _masked(key, reduction, scaled, weights != 0, labels)
-
-
-def _masked(key: str, reduction: str, outputs: list[Any], mask: jax.Array, labels: Sequence) -> Any:
-    """Reduces outputs of which those outside the mask are zero."""
-    if reduction == "none":
-        return outputs
-    _check_shapes(key, outputs, labels, but_last=reduction == "concat")
-    return jax.tree.map(lambda *leaves: _combine(reduction, leaves, jnp.maximum(mask.sum(), 1)), *outputs)
-
-
-def _combine(reduction: str, leaves: Sequence[jax.Array], count: Any) -> jax.Array:
-    if reduction == "concat":
-        return jnp.concatenate(leaves, axis=-1)
-    total = sum(leaves[1:], start=leaves[0])
-    return total / jnp.asarray(count, total.dtype) if reduction == "mean" else total
-
-
-def _check_shapes(key: str, outputs: Sequence[Any], labels: Sequence, *, but_last: bool = False) -> None:
-    def form(output: Any) -> Any:
-        return jax.tree.map(lambda leaf: jnp.shape(leaf)[:-1] if but_last else jnp.shape(leaf), output)
-
-    for label, output in zip(labels, outputs, strict=True):
-        if form(output) != form(outputs[0]):
-            shapes = [jax.tree.map(jnp.shape, o) for o in (outputs[0], output)]
-            aim = "agree in all but the last axis to be concatenated" if but_last else "have one shape"
-            raise ArchitectureError(
-                f"choice {key!r}: candidate {labels[0]!r} gives shape {shapes[0]}, candidate {label!r} gives "
-                f"{shapes[1]}; they must {aim}."
-            )

@@ -14,9 +14,10 @@ from jax.extend import core
 
 from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
-from jaxnas.model.architecture import Arch, ChoiceSpec, is_concrete, is_mixture, read_value
+from jaxnas.model.architecture import Arch, Gated, is_array, is_concrete, is_mixture
 from jaxnas.model.fixed import apply_fixed_architecture
 from jaxnas.model.space import Space, space
+from jaxnas.model.values import read_value
 
 
 class Cost(NamedTuple):
@@ -44,6 +45,8 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
     function of the weights and works inside `jax.jit` and `jax.grad`, as a term of a loss that takes the architecture,
     `loss(output, labels, arch)`. Traced decisions (an ENAS sample inside jit) count as weights of ones and zeros.
 
+    `Gated` paths cost what the paths cost that run, whatever their gates. Beside them ranked inputs may have weights.
+
     A call traces the model, which takes seconds for large ones. For many architectures compile it once:
     `flops = jax.jit(lambda weights: jaxnas.cost(model, shape, weights).flops)`, then `flops(space.one_hot(arch))`.
 
@@ -51,7 +54,7 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
       model_fn: a fixed model (`apply_fixed_architecture`), any other Flax module, or a model with choices.
       input_shape: shape of the model's input with the batch, for instance `(1, 32, 32, 3)` for the cost of one image
         (float32), or an array or `jax.ShapeDtypeStruct`.
-      arch: for a model with choices: decisions, or weights `{key: float [n_candidates]}`.
+      arch: for a model with choices: decisions, `Gated` paths among them, or weights `{key: float [n_candidates]}`.
 
     Raises:
       ArchitectureError: if a model with choices is given no architecture, or one that does not fit or mixes weights
@@ -64,26 +67,46 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
         if arch is not None:
             raise ArchitectureError(f"{type(model.module).__name__} has no choices; call cost without an architecture.")
         return _fixed_cost(model, x)
-    found = space(model_fn, x)
     if arch is None:
         raise ArchitectureError(
             f"{type(model.module).__name__} has open choices, so what it costs depends on them: give decisions, or "
             "weights for an expectation (`Space.uniform()`, for instance)."
         )
+    if isinstance(arch, Mapping) and not any(isinstance(value, Gated) or is_array(value) for value in arch.values()):
+        return _fixed_cost(functional.model_fns(apply_fixed_architecture(model.module, arch)), x)
+    found = space(model_fn, x)
     found.validate(arch)
+    if any(isinstance(value, Gated) for value in arch.values()):
+        return _gated_cost(model, found, x, arch)
     if is_mixture(arch):
         return _expected_cost(model, found, x, arch)
     if all(is_concrete(value) for value in jax.tree.leaves(dict(arch))):
-        return _fixed_cost(functional.model_fns(apply_fixed_architecture(model.module, arch)), x)
-    return _expected_cost(model, found, x, {key: _as_weights(key, spec, arch[key]) for key, spec in found.items()})
+        return _fixed_cost(functional.model_fns(apply_fixed_architecture(model.module, found.fixed(arch))), x)
+    read = {key: read_value(key, spec, arch[key]) for key, spec in found.items()}
+    certain = {key: _certain(found[key].n_candidates, kind, value) for key, (kind, value) in read.items()}
+    return _expected_cost(model, found, x, certain)
 
 
-def _as_weights(key: str, spec: ChoiceSpec, value: Any) -> jax.Array:
-    """Ones for what a decision chooses, and zeros, float32 `[n_candidates]`; the decision may be traced."""
-    kind, value = read_value(key, spec, value)
-    if kind == "mask":
-        return value.astype(jnp.float32)
-    return jnp.zeros(spec.n_candidates).at[jnp.asarray(value, jnp.int32)].set(1.0)
+def _gated_cost(model: functional.ModelFns, found: Space, x: jax.ShapeDtypeStruct, arch: Arch) -> Cost:
+    is_mixture({key: value for key, value in arch.items() if not found[key].ranked})  # or raises
+    read = {key: read_value(key, spec, arch[key]) for key, spec in found.items()}
+    paths = {key: value.index for key, (kind, value) in read.items() if kind == "gated"}
+    decided = all(found[key].n_chosen in (None, len(index)) for key, index in paths.items())
+    concrete = all(is_concrete(value) for value in jax.tree.leaves(dict(arch)))
+    if concrete and decided and all(kind != "weights" for kind, _ in read.values()):
+        ones = {key: Gated(index, jnp.ones(len(index))) for key, index in paths.items()}
+        fixed = found.fixed({**arch, **ones})
+        return _fixed_cost(functional.model_fns(apply_fixed_architecture(model.module, fixed)), x)
+    # As an expectation in which these paths are certain.
+    certain = {key: _certain(found[key].n_candidates, kind, value) for key, (kind, value) in read.items()}
+    return _expected_cost(model, found, x, certain)
+
+
+def _certain(n: int, kind: str, value: Any) -> jax.Array:
+    """A value of any kind as weights, ones for what runs, float32 `[n]`."""
+    if kind in ("weights", "mask"):
+        return jnp.asarray(value, jnp.float32)
+    return jnp.zeros(n).at[jnp.asarray(value.index if kind == "gated" else value, int)].set(1.0)
 
 
 def _fixed_cost(model: functional.ModelFns, x: jax.ShapeDtypeStruct) -> Cost:

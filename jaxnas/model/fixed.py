@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +13,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
-from jaxnas.model.architecture import Arch, StaticArch
+from jaxnas.model.architecture import Arch, StaticArch, is_array
+from jaxnas.model.restrict import RestrictedModel, Unbound, whole_model
+from jaxnas.model.restriction import RestrictedArch
 from jaxnas.model.serialization import load, read_values
-from jaxnas.model.space import space
-
-
-@dataclasses.dataclass(frozen=True)
-class Unbound:
-    """Holds a module as a plain value: Flax would take a module in a field for a part of its owner."""
-
-    model: nn.Module
+from jaxnas.model.space import check_fixed, space
 
 
 class FixedModel(nn.Module):
@@ -51,7 +45,7 @@ class FixedModel(nn.Module):
         if self.is_initializing():
             specs = jax.tree.map(functional.shape_of, inputs)
             with ThreadPoolExecutor(1) as apart:  # or nn.tabulate would list these calls as the model's
-                apart.submit(space, self.open.model, *specs).result().validate(self.arch)
+                apart.submit(check_fixed, self.open.model, self.arch, *specs).result()
         # On our own scope, so that parameters and keys have the names they have in the supernet.
         model = self.open.model.clone(parent=self.scope, name=None)
         alike = (*functional.MODES, "progress")  # so that every fixed model can be called alike
@@ -67,8 +61,12 @@ class FixedModel(nn.Module):
 def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Arch) -> FixedModel:
     """Fixes a model's choices.
 
+    Candidates may differ in the shapes of their outputs, and choices inside candidates that are not chosen need no
+    decision: only what is chosen is built. (A supernet needs both.)
+
     Args:
-      model_fn: anything that gives a Flax module when called without arguments, or a module.
+      model_fn: anything that gives a Flax module when called without arguments, or a module. A restricted one
+        takes the architectures of the whole model that lie in its space.
       architecture: a JSON file (see `load` for its forms) or a dict of decisions.
 
     Returns:
@@ -86,18 +84,28 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
             f"an architecture is a dict {{key: value}} or the path of a JSON file; got {type(architecture).__name__}."
         )
     values = read_values(architecture) if isinstance(architecture, Mapping) else load(architecture)
-    return FixedModel(Unbound(functional.build(model_fn)), StaticArch(values))
+    model = functional.build(model_fn)
+    if isinstance(model, RestrictedModel) and isinstance(architecture, Mapping):
+        restricted = {key for step in model.steps for key, _ in step.left}
+        arrays = sorted(key for key in restricted & architecture.keys() if is_array(architecture[key]))
+        if arrays:
+            raise ArchitectureError(
+                f"the model is restricted, so the arrays given for {arrays} count what is left; `Space.fixed` of its "
+                "space makes decisions of them, which are names and indices of the whole model."
+            )
+    return FixedModel(Unbound(model), StaticArch(values))
 
 
 def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any) -> dict[str, Any]:
-    """The supernet's variables for the candidates a fixed model has.
+    """The supernet's variables for the candidates that a fixed or restricted model has.
 
     They have the same names and shapes in both. A model that stores its candidates in another way, such as stacked,
     says how in an optional method, `inherited(self, variables, arch) -> variables`.
 
     Args:
-      model: what `apply_fixed_architecture` gave.
-      variables: the supernet's, for instance `SearchResult.variables`.
+      model: what `apply_fixed_architecture` or `restrict` gave.
+      variables: the supernet's, for instance `SearchResult.variables`, or those of a restricted model that has all that
+        `model` has.
       *example_inputs: inputs of the model (arrays or `jax.ShapeDtypeStruct`s).
 
     Returns:
@@ -108,9 +116,15 @@ def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any
         LayerChoice that concatenates: its supernet has more channels than the fixed model).
     """
     specs = jax.tree.map(functional.shape_of, example_inputs)
+    arch: Any = model.arch if isinstance(model, FixedModel) else None
+    open_model = model.open.model if isinstance(model, FixedModel) else model
+    if isinstance(model, RestrictedModel):
+        arch = space(model, *specs).uniform()
+        specs = (*specs, arch)
     wanted = flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), *specs)))
-    if isinstance(model, FixedModel) and hasattr(model.open.model, "inherited"):
-        variables = model.open.model.inherited(variables, model.arch)
+    if arch is not None and hasattr(whole_model(open_model), "inherited"):
+        steps = open_model.steps if isinstance(open_model, RestrictedModel) else ()
+        variables = whole_model(open_model).inherited(variables, RestrictedArch(arch, steps) if steps else arch)
     have = flatten_dict(dict(variables))
     for path, leaf in wanted.items():
         name = "/".join(path)
@@ -118,7 +132,7 @@ def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any
             raise ArchitectureError(f"the supernet's variables have no {name!r}; are they of this model?")
         if have[path].shape != leaf.shape:
             raise ArchitectureError(
-                f"{name!r} has shape {have[path].shape} in the supernet and {leaf.shape} in the fixed model, so it "
-                "cannot be inherited; train the fixed model from scratch."
+                f"{name!r} has shape {have[path].shape} in the supernet and {leaf.shape} in the model, so it "
+                "cannot be inherited; train the model from scratch."
             )
     return unflatten_dict({path: have[path] for path in wanted})

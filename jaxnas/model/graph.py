@@ -6,7 +6,6 @@ while the model is traced; following the marks through the jaxpr tells which cho
 
 from __future__ import annotations
 
-import graphlib
 import inspect
 import warnings
 from collections import Counter
@@ -18,47 +17,18 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
-from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
-from jaxnas.model.architecture import INPUT, LAYER
+from jaxnas.model.architecture import LAYER, ChoiceSpec
+from jaxnas.model.cells import Cell, CellEdge, cells_of, position_left
 from jaxnas.model.choices import InputChoice, LayerChoice, choice_key
-from jaxnas.model.space import Recorder, Space, check_takes_arch
+from jaxnas.model.recorder import Recorder
+from jaxnas.model.restrict import whole_model
+from jaxnas.model.space import Space, check_takes_arch
+
+__all__ = ["Cell", "CellEdge", "graph_or_none", "trace_graph"]
 
 _MARK = "jaxnas.graph"
 _INPUT, _OUTPUT = "\0input", "\0output"  # stand for the ends of the model among the keys of its choices
-
-
-class CellEdge(NamedTuple):
-    """A connection in a `Cell`. With neither `choice` nor `switch` it is always there.
-
-    Attributes:
-      source, target: names of nodes.
-      choice: key of the LayerChoice that decides its operation, if one does.
-      switch: `(key of an InputChoice, index of a candidate)`, if it is there only as far as that is taken.
-      loose: it is there as far as no `switch` takes its source: the loose ends that make a cell's output.
-    """
-
-    source: str
-    target: str
-    choice: str | None = None
-    switch: tuple[str, int] | None = None
-    loose: bool = False
-
-
-class Cell(NamedTuple):
-    """What a repeated part of a model looks like, for pictures of it as in papers.
-
-    A model says so in an optional method, `describe_cells(self) -> Sequence[Cell]`, which uses its fields only.
-
-    Attributes:
-      name: `"normal"`, for instance.
-      nodes: names, each once, inputs first.
-      edges: acyclic.
-    """
-
-    name: str
-    nodes: Sequence[str]
-    edges: Sequence[CellEdge]
 
 
 def trace_graph(model_fn: Any, *example_inputs: Any) -> dict[str, Any]:
@@ -76,7 +46,8 @@ def trace_graph(model_fn: Any, *example_inputs: Any) -> dict[str, Any]:
         choice (in a loop of known length once per turn; branches all count), `inside` names the choice one of whose
         candidates holds it. The ends are called `"input"` and `"output"`, in brackets if a choice has that key.
       * `edges`: `{"source", "target", "candidates"}` where what the source gives reaches the target through no other
-        choice; `candidates` lists the candidates of an InputChoice that it reaches, else it is None. Masks
+        choice; `candidates` lists the candidates of an InputChoice that it reaches, else it is None (of a restricted
+        choice all numbers count what is left). Masks
         (`return_mask`) are decisions, not data. Acyclic and in the order of `nodes`: calls of one key are one node,
         and of the ways back from a later to an earlier choice (repeated cells) none is kept. For the same reason a
         later use of a choice is linked only to the latest uses of others.
@@ -86,7 +57,7 @@ def trace_graph(model_fn: Any, *example_inputs: Any) -> dict[str, Any]:
     Raises:
       ArchitectureError: as `jaxnas.space`; also if `describe_cells` does not fit the choices.
     """
-    recorder, marker = Recorder(), _Marker()
+    recorder, marker = Recorder(aside=False), _Marker()
     model = functional.model_fns(model_fn)
     check_takes_arch(model, len(example_inputs))
     specs = jax.tree.map(functional.shape_of, example_inputs)
@@ -100,7 +71,7 @@ def trace_graph(model_fn: Any, *example_inputs: Any) -> dict[str, Any]:
     flow = _Flow(marker.calls)
     given = flow.run(closed.jaxpr, [frozenset({_Token(_INPUT, 0)})] * len(closed.jaxpr.invars))
     flow.arrive(_OUTPUT, _union(given), first=True)
-    return {**_written(flow, marker.calls, space), "cells": _cells(model.module, space)}
+    return {**_written(flow, marker.calls, space), "cells": cells_of(whole_model(model.module), space)}
 
 
 def graph_or_none(model_fn: Any, *example_inputs: Any) -> dict[str, Any] | None:
@@ -332,8 +303,9 @@ def _written(flow: _Flow, calls: Sequence[_Call], space: Space) -> dict[str, Any
         k: "layer" if s.kind == LAYER else "inputs" for k, s in space.items()
     }
     place = {key: i for i, key in enumerate(order)}
+    edges = {edge: _reached(found, space.get(edge[1])) for edge, found in flow.edges.items()}
     forward = sorted(
-        (edge for edge in flow.edges if place[edge[0]] < place[edge[1]]),
+        (edge for edge, found in edges.items() if found and place[edge[0]] < place[edge[1]]),
         key=lambda edge: (place[edge[1]], place[edge[0]]),
     )
     return {
@@ -345,49 +317,14 @@ def _written(flow: _Flow, calls: Sequence[_Call], space: Space) -> dict[str, Any
             {
                 "source": names.get(source, source),
                 "target": names.get(target, target),
-                "candidates": sorted(c for c in flow.edges[source, target] if c is not None) or None,
+                "candidates": sorted(c for c in edges[source, target] if c is not None) or None,
             }
             for source, target in forward
         ],
     }
 
 
-def _cells(model: nn.Module, space: Space) -> list[dict[str, Any]]:
-    if not hasattr(model, "describe_cells"):
-        return []
-    cells = list(model.describe_cells())
-    for cell in cells:
-        _check_cell(cell, space, f"describe_cells of {type(model).__name__}")
-    return [
-        {
-            "name": cell.name,
-            "nodes": list(cell.nodes),
-            "edges": [{**e._asdict(), "switch": e.switch and list(e.switch)} for e in cell.edges],
-        }
-        for cell in cells
-    ]
-
-
-def _check_cell(cell: Cell, space: Space, where: str) -> None:
-    if not isinstance(cell, Cell) or not all(isinstance(edge, CellEdge) for edge in cell.edges):
-        raise ArchitectureError(f"{where}: gives {cell!r}; expected a jaxnas.graph.Cell with edges of type CellEdge.")
-    where = f"{where}, cell {cell.name!r}"
-    if len(set(cell.nodes)) != len(cell.nodes):
-        raise ArchitectureError(f"{where}: two nodes have one name: {list(cell.nodes)}.")
-    before: dict[str, set[str]] = {node: set() for node in cell.nodes}
-    for edge in cell.edges:
-        at = f"{where}, edge {edge.source!r} -> {edge.target!r}"
-        unknown = [node for node in (edge.source, edge.target) if node not in before]
-        if unknown:
-            raise ArchitectureError(f"{at}: there is no node {unknown[0]!r}; nodes are {list(cell.nodes)}.")
-        before[edge.target].add(edge.source)
-        if edge.choice is not None and (edge.choice not in space or space[edge.choice].kind != LAYER):
-            raise ArchitectureError(f"{at}: {edge.choice!r} is no LayerChoice of the model.")
-        if edge.switch is not None:
-            key, candidate = edge.switch
-            if key not in space or space[key].kind != INPUT or not 0 <= candidate < space[key].n_candidates:
-                raise ArchitectureError(f"{at}: {edge.switch!r} is no candidate of an InputChoice of the model.")
-    try:
-        graphlib.TopologicalSorter(before).prepare()
-    except graphlib.CycleError as e:
-        raise ArchitectureError(f"{where}: the nodes {e.args[1]} form a cycle.") from None
+def _reached(candidates: set[int | None], spec: ChoiceSpec | None) -> set[int | None]:
+    """The candidates of a choice that something reaches, counting what is left of it."""
+    found = {i if i is None or spec is None else position_left(spec, i) for i in candidates}
+    return found if None in candidates else found - {None}

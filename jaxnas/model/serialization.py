@@ -16,14 +16,15 @@ from typing import Any
 import jax
 
 from jaxnas.errors import ArchitectureError
-from jaxnas.model.architecture import Arch, from_multi_hot, is_array
+from jaxnas.model.architecture import Arch, Gated, from_multi_hot, is_array
 
 
 def export(arch: Arch, path: str | os.PathLike) -> None:
     """Writes an architecture as JSON (indent 2, sorted keys), complete or not at all.
 
     Args:
-      arch: decisions: fixed values, or index and bool arrays as `Space.sample` gives them.
+      arch: decisions: fixed values, or index and bool arrays as `Space.sample` gives them. (Not those of a restricted
+        space, which count what is left: export what `Space.fixed` makes of them.)
       path: the file; its folder is made if need be.
 
     Raises:
@@ -146,6 +147,8 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 def _decision(key: str, value: Any, source: str) -> Any:
     where = f"{source}, choice {key!r}"
+    if isinstance(value, Gated):
+        raise ArchitectureError(f"{where}: got gated paths; expected a decision. `Space.fixed` makes one of them.")
     value = _without_arrays(value)
     if isinstance(value, Mapping) and set(value) == {"_value", "_idx"}:
         indices = value["_idx"] if isinstance(value["_idx"], list) else [value["_idx"]]

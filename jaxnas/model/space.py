@@ -12,16 +12,10 @@ import numpy as np
 
 from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
-from jaxnas.model.architecture import (
-    INPUT,
-    LAYER,
-    Arch,
-    ChoiceSpec,
-    fixed_value,
-    is_array,
-    positions,
-    read_value,
-)
+from jaxnas.model.architecture import INPUT, LAYER, Arch, ChoiceSpec, Gated, fixed_value, is_array
+from jaxnas.model.recorder import Recorder
+from jaxnas.model.sampling import as_sampled, below, decide, mutate, sample, width
+from jaxnas.model.values import positions, read_value
 
 
 def space(model_fn: Any, *example_inputs: Any) -> Space:
@@ -44,11 +38,36 @@ def space(model_fn: Any, *example_inputs: Any) -> Space:
 def trace(model_fn: Any, *example_inputs: Any) -> tuple[Space, Any]:
     """As `space`; also gives the shapes of the model's output."""
     recorder = Recorder()
+    output = _record(model_fn, example_inputs, recorder)
+    return Space(recorder.found, unreached=recorder.unreached), output
+
+
+def check_fixed(model_fn: Any, arch: Arch, *example_inputs: Any) -> None:
+    """Checks decisions against a model, which is traced with what they choose: other candidates may have other shapes.
+
+    Choices inside candidates that are not chosen are not reached: they may be decided or not.
+
+    Raises:
+      ArchitectureError: as `Space.validate`.
+    """
+    recorder, failure = Recorder(arch), None
+    try:
+        _record(model_fn, example_inputs, recorder)
+    except Exception as e:  # a value that is missing or does not fit is to blame for what follows its choice
+        failure = e
+    unreached: dict[str, ChoiceSpec | None] = dict(recorder.unreached)
+    if recorder.untraced:  # what else is there is unknown, and not computed
+        unreached |= dict.fromkeys(arch.keys() - recorder.found.keys() - unreached.keys())
+    Space(recorder.found, unreached=unreached).validate(arch)
+    if failure is not None:
+        raise failure
+
+
+def _record(model_fn: Any, example_inputs: tuple, recorder: Recorder) -> Any:
     model = functional.model_fns(model_fn)
     check_takes_arch(model, len(example_inputs))
     specs = jax.tree.map(functional.shape_of, example_inputs)
-    output = jax.eval_shape(lambda *inputs: model.trace(*inputs, recorder), *specs)
-    return Space(recorder.found), output
+    return jax.eval_shape(lambda *inputs: model.trace(*inputs, recorder), *specs)
 
 
 def check_takes_arch(model: functional.ModelFns, n_inputs: int) -> None:
@@ -61,38 +80,25 @@ def check_takes_arch(model: functional.ModelFns, n_inputs: int) -> None:
 
 
 @jax.tree_util.register_static
-class Recorder:
-    """Stands in for an architecture while a model is traced, and notes what the model asks for.
-
-    A pytree without leaves, so it passes through `nn.scan`, `nn.remat` and `nn.vmap` unharmed.
-    """
-
-    def __init__(self) -> None:
-        self.found: dict[str, ChoiceSpec] = {}
-
-    def record(self, key: str, spec: ChoiceSpec) -> jax.Array:
-        """Notes a choice; answers with weights, so that all of its candidates are traced."""
-        known = self.found.setdefault(key, spec)
-        if known != spec:
-            raise ArchitectureError(
-                f"two choices share the key {key!r}, so they are one decision, but differ: one is {known}, "
-                f"the other {spec}. Give them different keys, or the same candidates."
-            )
-        return jnp.ones(spec.n_candidates)
-
-
-@jax.tree_util.register_static
 class Space(Mapping[str, ChoiceSpec]):
     """An ordered, immutable mapping from choice key to `ChoiceSpec`.
 
-    Architectures go in and out as dicts `{key: value}`; see `jaxnas.model.architecture` for the four kinds
+    Architectures go in and out as dicts `{key: value}`; see `jaxnas.model.architecture` for the five kinds
     of value. All methods that draw take a key; those said to be traceable work under `jax.jit` and
     `jax.vmap`.
     """
 
-    def __init__(self, specs: Mapping[str, ChoiceSpec]):
+    def __init__(self, specs: Mapping[str, ChoiceSpec], *, unreached: Mapping[str, ChoiceSpec | None] | None = None):
+        """Makes a space of choices.
+
+        Args:
+          specs: the choices.
+          unreached: choices that architectures may have values for, which mean nothing: those inside candidates that a
+            restriction has left out. None for a spec that is not known.
+        """
         self._specs = dict(specs)
-        layers = {key for key, spec in self._specs.items() if spec.kind == LAYER}
+        self._unreached = dict(unreached or {})
+        layers = {key for key, spec in {**self._unreached, **self._specs}.items() if spec and spec.kind == LAYER}
         for key, spec in self._specs.items():
             unknown = [name for name in spec.names or () if spec.ranked and name not in layers]
             if unknown:
@@ -132,7 +138,7 @@ class Space(Mapping[str, ChoiceSpec]):
     @property
     def n_uniforms(self) -> int:
         """How many uniform numbers `decode` makes an architecture of."""
-        return sum(_width(spec) for spec in self.values())
+        return sum(width(spec) for spec in self.values())
 
     def decode(self, uniform: jax.Array) -> dict[str, jax.Array]:
         """The architecture that independent uniform numbers in [0, 1), float32 `[n_uniforms]`, stand for. Traceable.
@@ -141,8 +147,8 @@ class Space(Mapping[str, ChoiceSpec]):
         """
         arch, start = {}, 0
         for key, spec in self.items():
-            arch[key] = _sample(uniform[start : start + _width(spec)], spec)
-            start += _width(spec)
+            arch[key] = sample(uniform[start : start + width(spec)], spec)
+            start += width(spec)
         return arch
 
     def mutate(self, rng: jax.Array, fixed: Arch) -> dict[str, Any]:
@@ -169,7 +175,7 @@ class Space(Mapping[str, ChoiceSpec]):
     @property
     def n_mutation_uniforms(self) -> int:
         """How many uniform numbers `mutation` takes."""
-        return 1 + max((_width(spec) for spec in self.values()), default=0)
+        return 1 + max((width(spec) for spec in self.values()), default=0)
 
     def mutation(self, uniform: jax.Array, arch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """As `mutate`, of an architecture in the form `sample` gives and uniform numbers in [0, 1). Traceable.
@@ -184,10 +190,10 @@ class Space(Mapping[str, ChoiceSpec]):
         open_keys = [key for key, spec in self.items() if spec.size > 1]
         if not open_keys:
             raise ArchitectureError("nothing to mutate: no choice of this space has an alternative.")
-        picked = _below(uniform[0], len(open_keys))
+        picked = below(uniform[0], len(open_keys))
         changed = dict(arch)
         for i, key in enumerate(open_keys):  # one of them is kept, so they may share their numbers
-            changed[key] = jnp.where(picked == i, _mutate(uniform[1:], self[key], arch[key]), arch[key])
+            changed[key] = jnp.where(picked == i, mutate(uniform[1:], self[key], arch[key]), arch[key])
         return changed
 
     def pack(self, arch: Mapping[str, jax.Array]) -> jax.Array:
@@ -254,19 +260,24 @@ class Space(Mapping[str, ChoiceSpec]):
         }
 
     def sampled(self, fixed: Arch) -> dict[str, jax.Array]:
-        """A fixed architecture as arrays, in the form `sample` gives: one compilation serves them all."""
+        """A fixed architecture as arrays, in the form `sample` gives: one compilation serves them all.
+
+        Gated paths become the decision they stand for; see `fixed`.
+        """
         self.validate(fixed)
-        return {key: _as_sampled(key, spec, fixed[key]) for key, spec in self.items()}
+        return {key: as_sampled(key, spec, fixed[key]) for key, spec in self.items()}
 
     def fixed(self, arch: Arch) -> dict[str, int | str | tuple]:
         """The decisions of an architecture, written the one canonical way.
 
         Weights are decided by their size: the largest, the `n_chosen` largest, or those above 1/2 for
-        any-subset. Everything else is a decision already and is checked and rewritten: names where
-        candidates are named, else indices; a scalar where one is chosen, else an ascending tuple.
+        any-subset. Gated paths likewise: the `n_chosen` of the largest gates (all, where they are as many), or for
+        any-subset those whose gate is not zero. Everything else is a decision already and is checked and rewritten:
+        names where candidates are named, else indices (in the whole choice, if it is restricted); a scalar where one
+        is chosen, else an ascending tuple.
 
         Raises:
-          ArchitectureError: if the architecture does not fit this space.
+          ArchitectureError: if the architecture does not fit this space, or has fewer gated paths than are chosen.
         """
         chosen = self._chosen(arch)
         return {key: fixed_value(spec, chosen[key]) for key, spec in self.items()}
@@ -276,12 +287,12 @@ class Space(Mapping[str, ChoiceSpec]):
 
         Raises:
           ArchitectureError: for a missing or unexpected key, an unknown name, an index out of range, a
-            wrong length or number chosen, or a value that is none of the four kinds.
+            wrong length or number chosen, or a value that is none of the five kinds.
         """
         if not isinstance(arch, Mapping):
             raise ArchitectureError(f"an architecture is a dict {{key: value}}; got {type(arch).__name__}.")
         missing = [key for key in self if key not in arch]
-        unexpected = sorted(str(key) for key in arch if key not in self)
+        unexpected = sorted(str(key) for key in arch if key not in self and key not in self._unreached)
         if missing or unexpected:
             found = [f"missing keys: {missing}"] * bool(missing) + [f"unexpected keys: {unexpected}"] * bool(unexpected)
             raise ArchitectureError(f"{'; '.join(found)}; an architecture of this space has exactly {list(self)}.")
@@ -289,6 +300,9 @@ class Space(Mapping[str, ChoiceSpec]):
         for key, spec in self.items():
             kind, value = read_value(key, spec, arch[key])
             chosen[key] = value if kind == "fixed" else None
+        for key, unreached in self._unreached.items():
+            if unreached is not None and key in arch and not isinstance(arch[key], Gated) and not is_array(arch[key]):
+                positions(key, unreached.whole, arch[key])
         for key, spec in self.items():
             if spec.kind == LAYER and chosen[key] == () and not self._left_out(key, chosen):
                 raise ArchitectureError(
@@ -297,14 +311,14 @@ class Space(Mapping[str, ChoiceSpec]):
                 )
 
     def _left_out(self, layer: str, chosen: Mapping[str, tuple[int, ...] | None]) -> bool:
-        """Whether InputChoices draw from this layer and none of them takes it."""
-        users = [(k, s) for k, s in self.items() if s.kind == INPUT and s.names and layer in s.names]
+        """Whether InputChoices draw from this layer and none of them takes it, or may take it."""
+        users = [(k, s) for k, s in self.items() if s.kind == INPUT and layer in (s.whole.names or ())]
         taken = [layer in {s.names[i] for i in chosen[k] or ()} for k, s in users if s.names]
         return bool(users) and not any(taken)
 
     def _chosen(self, arch: Arch) -> dict[str, tuple[int, ...]]:
         self.validate(arch)
-        return {key: _decide(key, spec, arch[key]) for key, spec in self.items()}
+        return {key: decide(key, spec, arch[key]) for key, spec in self.items()}
 
     # ------------------------------------------------------------------ printing
 
@@ -325,64 +339,3 @@ class Space(Mapping[str, ChoiceSpec]):
 
 def _count(size: int) -> str:
     return f"{size:,}" if size < 10**12 else f"about 10^{math.log10(size):.1f}"
-
-
-def _width(spec: ChoiceSpec) -> int:
-    """How many uniform numbers a decision is made of."""
-    return 1 if spec.n_chosen == 1 else spec.n_candidates
-
-
-def _below(uniform: jax.Array, n: Any) -> jax.Array:
-    """An index below n, int32. (The largest float32 below 1, times n, rounds to less than n.)"""
-    return jnp.floor(uniform * n).astype(jnp.int32)
-
-
-def _sample(uniform: jax.Array, spec: ChoiceSpec) -> jax.Array:
-    if spec.n_chosen is None:
-        return uniform < 0.5
-    if spec.n_chosen == 1:
-        return _below(uniform[0], spec.n_candidates)
-    return jnp.sort(jnp.argsort(uniform)[: spec.n_chosen]).astype(jnp.int32)
-
-
-def _mutate(uniform: jax.Array, spec: ChoiceSpec, value: jax.Array) -> jax.Array:
-    n = spec.n_candidates
-    if spec.n_chosen is None:
-        return value ^ (jnp.arange(n) == _below(uniform[0], n))
-    if spec.n_chosen == 1:
-        moved = value + 1 + _below(uniform[0], n - 1)
-        return jnp.where(moved >= n, moved - n, moved)
-    # Exchange the chosen one of lowest random score for the free one of highest.
-    score = 1 + uniform[:n]
-    held = jnp.zeros(n, bool).at[value].set(True)
-    leave, enter = jnp.argmax(jnp.where(held, 3 - score, 0)), jnp.argmax(jnp.where(held, 0, score))
-    return jnp.sort(jnp.where(value == leave, enter.astype(value.dtype), value))
-
-
-def _as_sampled(key: str, spec: ChoiceSpec, value: Any) -> jax.Array:
-    kind, value = read_value(key, spec, value)
-    if kind == "weights":
-        raise ArchitectureError(f"choice {key!r}: got weights; expected a decision. `Space.fixed` makes one of them.")
-    if spec.n_chosen is None:
-        return value if kind == "mask" else jnp.asarray(np.isin(np.arange(spec.n_candidates), value))
-    if kind == "mask":
-        value = jnp.nonzero(value, size=spec.n_chosen)[0]
-    if kind == "fixed" and not value:
-        raise ArchitectureError(f"choice {key!r} ({spec}): none chosen, which only a fixed model can compute.")
-    value = jnp.sort(jnp.asarray(value, jnp.int32))
-    return value[0] if spec.n_chosen == 1 else value
-
-
-def _decide(key: str, spec: ChoiceSpec, value: Any) -> tuple[int, ...]:
-    kind, value = read_value(key, spec, value)
-    if kind == "weights":
-        value = np.asarray(value)
-        if not np.all(np.isfinite(value)):
-            raise ArchitectureError(f"choice {key!r} ({spec}): its weights are not finite: {value.tolist()}.")
-        if spec.n_chosen is None:
-            value = np.flatnonzero(value > 0.5)
-        else:
-            value = np.argsort(-value, kind="stable")[: spec.n_chosen]
-    elif kind == "mask":
-        value = np.flatnonzero(value)
-    return positions(key, spec, tuple(int(i) for i in value))

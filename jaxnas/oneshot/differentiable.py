@@ -174,6 +174,7 @@ def algorithm(
         watched=("train_loss", "valid_loss", "arch_loss", "weight_grad_norm", "arch_grad_norm"),
         logits=lambda state: state.alphas,
         mixture=relaxation.probabilities,
+        one_path=relaxation.one_path,
     )
 
 

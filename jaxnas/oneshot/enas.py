@@ -24,10 +24,11 @@ from jaxnas.oneshot.engine.run import by_method, search_by
 from jaxnas.oneshot.parts.derivation import best_of_samples
 from jaxnas.oneshot.parts.optimizers import enas_controller_optimizer as paper_controller_optimizer
 from jaxnas.oneshot.parts.optimizers import enas_weight_optimizer as paper_weight_optimizer
-from jaxnas.oneshot.sampled import Learning, RewardFn, accuracy_reward, algorithm, sampled
+from jaxnas.oneshot.sampled import Learning, accuracy_reward, algorithm, sampled
 from jaxnas.oneshot.sampled import SampledState as EnasState
 from jaxnas.policies.lstm import Controller, Sample, controller, reduction_bias
 from jaxnas.policies.reinforce import PolicyState, Reinforce, reinforce, surrogate
+from jaxnas.programs.evaluation import RewardFn
 
 __all__ = [
     "Controller",
@@ -55,7 +56,7 @@ def method(
     controller_samples: int = 20,
     controller: Callable[[Space], Controller] = controller,
     controller_optimizer: optax.GradientTransformation | None = None,
-    reward_fn: RewardFn = accuracy_reward,
+    reward_fn: RewardFn | None = None,
     reward_statistics: Literal["batch", "running"] = "batch",
     entropy_weight: float = 1e-4,
     skip_weight: float = 0.8,
@@ -77,7 +78,8 @@ def method(
       controller_samples: architectures per update, each rewarded on a batch of its own, of `batch_size` examples.
       controller: (space) -> `Controller`, for instance `functools.partial(enas.controller, tanh_constant=1.1)`.
       controller_optimizer: any optax optimiser. Default: `enas.paper_controller_optimizer`, Adam 3.5e-4.
-      reward_fn: (output, labels) of a held-out batch -> scalar, larger is better. Default: accuracy.
+      reward_fn: (output, labels) or (output, labels, arch) of a held-out batch -> scalar, larger is better. Default:
+        accuracy where the loss is cross-entropy of classes, else minus the loss.
       reward_statistics: with batch normalisation, `"batch"` rewards by the statistics of the batch, in training mode
         (the authors' code), `"running"` by the supernet's averages, in evaluation mode (NNI).
       entropy_weight: weight of the policy's entropy (nats) in the return.
@@ -144,7 +146,7 @@ class Own(TypedDict, total=False):
     controller_samples: int
     controller: Callable[[Space], Controller]
     controller_optimizer: optax.GradientTransformation | None
-    reward_fn: RewardFn
+    reward_fn: RewardFn | None
     reward_statistics: Literal["batch", "running"]
     entropy_weight: float
     skip_weight: float

@@ -24,11 +24,10 @@ from jaxnas.oneshot.parts.part import text_of
 from jaxnas.oneshot.parts.supernet import supernet
 from jaxnas.policies.lstm import Controller
 from jaxnas.policies.reinforce import PolicyState, reinforce
-from jaxnas.programs.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
+from jaxnas.programs.evaluation import RewardFn, accuracy, cross_entropy, reward_for
+from jaxnas.programs.losses import LossFn, Reward, as_reward
+from jaxnas.programs.metrics import MetricsFn
 from jaxnas.runs.loop import Phase
-
-RewardFn = Callable[[Any, jax.Array], jax.Array]
-"""(model output for a batch, labels) -> scalar, larger is better."""
 
 
 @struct.dataclass
@@ -42,6 +41,11 @@ class SampledState(SearchState):
     policy: PolicyState
 
 
+def accuracy_reward(output: Any, labels: jax.Array) -> jax.Array:
+    """Share of right answers in 0..1, float32 `[]`: the reward of the ENAS paper for images."""
+    return accuracy(output, labels)["accuracy"]
+
+
 class Learning(NamedTuple):
     """How the policy of a search learns; for the fields see `jaxnas.enas.method` and `algorithm`."""
 
@@ -53,11 +57,6 @@ class Learning(NamedTuple):
     reward_statistics: str = "batch"
 
 
-def accuracy_reward(output: Any, labels: jax.Array) -> jax.Array:
-    """Share of right answers in 0..1, float32 `[]`: the reward of the ENAS paper for images."""
-    return accuracy(output, labels)["accuracy"]
-
-
 def sampled(
     name: str,
     *,
@@ -67,7 +66,7 @@ def sampled(
     learning: Learning | None = None,
     policy_optimizer: optax.GradientTransformation | None = None,
     own_policy_optimizer: Callable[[Plan], optax.GradientTransformation] | None = None,
-    reward_fn: RewardFn = accuracy_reward,
+    reward_fn: RewardFn | None = None,
     child_steps: int | None = None,
     settings: Mapping[str, Any] | None = None,
     **defaults: Unpack[SearchOptions],
@@ -83,7 +82,8 @@ def sampled(
       learning: how the policy learns; None for one that does not.
       policy_optimizer: any optax optimiser, of a policy that learns. Default: the method's own.
       own_policy_optimizer: `(plan) -> optimiser`, the method's own, where none is given.
-      reward_fn: (output, labels) of a held-out batch -> scalar, larger is better. Default: accuracy.
+      reward_fn: (output, labels) or (output, labels, arch) of a held-out batch -> scalar, larger is better. Default:
+        accuracy where the loss is cross-entropy of classes, else minus the loss.
       child_steps: steps of the weights per epoch. Default: one pass over their part of the data.
       settings: what `config.json` says of the method. Default: its parts.
       **defaults: the method's defaults of search options.
@@ -101,12 +101,13 @@ def sampled(
 
     def build(plan: Plan) -> Procedure:
         weight_steps, deciding = child_steps or plan.steps_per_epoch, policy(plan.space)
+        reward, about = reward_for(reward_fn, plan.loss_fn, plan.dataset)
         pure = algorithm(
             plan.model_fn,
             deciding,
             weight_optimizer=plan.weight_optimizer or own_weight_optimizer(plan, weight_steps),
             controller_optimizer=given(plan, policy_optimizer) or (own_policy_optimizer and own_policy_optimizer(plan)),
-            reward_fn=reward_fn,
+            reward_fn=reward,
             grad_clip=plan.grad_clip,
             loss_fn=plan.loss_fn,
             metrics=plan.metrics,
@@ -119,13 +120,11 @@ def sampled(
                 return [weights]
             return [weights, Phase(learning.controller_steps, None, learning.controller_samples * plan.batch_size)]
 
-        def with_reward(output: Any, labels: jax.Array) -> dict[str, jax.Array]:
-            return {**plan.metrics(output, labels), "reward": reward_fn(output, labels)}
-
-        return Procedure(pure, phases, derive(deciding), {"child_steps": weight_steps}, with_reward)
+        metrics = plan.metrics.also("reward", reward)
+        return Procedure(pure, phases, derive(deciding), {"child_steps": weight_steps}, metrics, about)
 
     described = {"policy": text_of(policy), "derive": text_of(derive)}
-    return Method(name, build, described if settings is None else settings, dict(defaults), one_path=True)
+    return Method(name, build, described if settings is None else settings, dict(defaults))
 
 
 def algorithm(
@@ -175,7 +174,7 @@ def algorithm(
         baseline_decay=baseline_decay,
         grad_clip=grad_clip,
     )
-    rewards = _rewards(model, controller_samples, reward_fn, reward_statistics)
+    rewards = _rewards(model, controller_samples, as_reward(reward_fn), reward_statistics)
 
     def init(rng: jax.Array, sample_batch: Any) -> SampledState:
         model_rng, policy_rng, arch_rng, rng = jax.random.split(rng, 4)
@@ -207,11 +206,11 @@ def algorithm(
         return policy.space.fixed(jax.device_get(policy.sample(state.policy.params, rng).arch))
 
     watched = ("train_loss", "weight_grad_norm", "reward", "controller_grad_norm")
-    return Algorithm(init, step, derive, watched=watched)
+    return Algorithm(init, step, derive, watched=watched, one_path=True)
 
 
 def _rewards(
-    model: functional.ModelFns, samples: int, reward_fn: RewardFn, reward_statistics: str
+    model: functional.ModelFns, samples: int, reward: Reward, reward_statistics: str
 ) -> Callable[..., Callable]:
     """Builds `(state, batch, rng) -> (archs) -> float32 [samples]`."""
     if reward_statistics not in ("batch", "running"):
@@ -228,12 +227,7 @@ def _rewards(
                 output, _ = model.apply(state.variables, x, arch, train=True, rngs=key, mutable=collections)
             else:
                 output = model.apply(state.variables, x, arch)
-            reward = reward_fn(output, y)
-            if jnp.shape(reward) != ():
-                raise ValueError(
-                    f"reward_fn must give one number per architecture, a scalar; got shape {jnp.shape(reward)}."
-                )
-            return jnp.asarray(reward, jnp.float32)
+            return reward(output, y, arch).astype(jnp.float32)
 
         # One after the other: a vmap over architectures would compute every candidate for every sample.
         return lambda archs: jax.lax.map(one, (archs, parts, jax.random.split(rng, samples)))

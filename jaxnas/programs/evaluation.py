@@ -35,7 +35,14 @@ RewardFn = Callable[..., jax.Array]
 
 
 def objective(
-    loss_fn: Any, metrics: Any, dataset: Dataset, output: Any, *, aux_weight: float = 0.4, arch: Any = None
+    loss_fn: Any,
+    metrics: Any,
+    dataset: Dataset,
+    output: Any,
+    *,
+    aux_weight: float = 0.4,
+    arch: Any = None,
+    fixed: Any = None,
 ) -> tuple[Loss, Metrics]:
     """The loss and the metrics that arguments `loss_fn` and `metrics` stand for, checked against data and model.
 
@@ -47,12 +54,14 @@ def objective(
       output: shapes of the model's output for a batch of one.
       aux_weight: weight of auxiliary heads in ready losses; see `losses.with_auxiliary`.
       arch: see `check_agreement`; for losses and metrics that take it.
+      fixed: the decisions of a fixed model, which losses and metrics that take an architecture then get.
 
     Raises:
       DataError: if the labels do not suit a ready loss.
       TypeError, ValueError: if one is of the wrong kind, or does not give what it should.
     """
     loss = as_loss("cross_entropy" if loss_fn is None else loss_fn, aux_weight=aux_weight)
+    loss = loss if fixed is None else loss.bound(fixed)
     name = ready_name(loss)
     if loss_fn is None or (name == "cross_entropy" and dataset.has_classes):
         check_labels_fit(output, dataset)
@@ -61,6 +70,7 @@ def objective(
         _check_shares(dataset)
         metrics = "binary_accuracy" if metrics is None else metrics
     found = as_metrics(metrics)
+    found = found if fixed is None else found.bound(fixed)
     check_agreement(loss, found, output, dataset, arch)
     return loss, found
 

@@ -209,6 +209,14 @@ class Loss:
         """
         return _called("loss_fn", self.fn, output, labels, arch)
 
+    def bound(self, arch: Any) -> Loss:
+        """The loss with this architecture, for a fixed model."""
+
+        def fn(output: Any, labels: Any, _: Any) -> Any:
+            return self.fn(output, labels, arch)
+
+        return Loss(fn, (lambda output, labels: fn(output, labels, None)) if takes_arch(self.source) else self.source)
+
 
 def as_loss(loss_fn: Any, *, aux_weight: float = 0.4) -> Loss:
     """The loss that an argument `loss_fn` stands for.

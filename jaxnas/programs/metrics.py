@@ -101,6 +101,18 @@ class Metrics:
         of_whole = [with_arch(metric.fn, "a metric")(outputs, labels, arch) for metric in self.whole]
         return {name: float(value) for name, value in _merged([*of_sums, *of_whole], "a scalar").items()}
 
+    def bound(self, arch: Any) -> Metrics:
+        """The metrics with this architecture, for a fixed model."""
+
+        def of(fn: Callable) -> Callable:
+            return lambda output, labels, _=None: with_arch(fn, "a metric")(output, labels, arch)
+
+        return Metrics(
+            tuple(of(fn) for fn in self.means),
+            tuple(dataclasses.replace(metric, update=of(metric.update)) for metric in self.sums),
+            tuple(dataclasses.replace(metric, fn=of(metric.fn)) for metric in self.whole),
+        )
+
     def also(self, name: str, fn: Callable[..., jax.Array]) -> Metrics:
         """With one more mean: `fn` of (output, labels, arch) -> scalar."""
         return dataclasses.replace(self, means=(*self.means, lambda *data: {name: fn(*data)}))

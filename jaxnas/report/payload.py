@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxnas.errors import ArchitectureError, RunError
-from jaxnas.model.architecture import ChoiceSpec, decision_text, positions
+from jaxnas.model.architecture import ChoiceSpec, decision_text
 from jaxnas.model.entropy import choice_entropy
 from jaxnas.model.serialization import read_json
 from jaxnas.model.space import Space
+from jaxnas.model.values import positions
 from jaxnas.report.drawing import draw_cell, draw_graph
 from jaxnas.runs import directory as runs
 from jaxnas.runs.progress import duration_text

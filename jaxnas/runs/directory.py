@@ -30,7 +30,7 @@ import optax
 from flax import serialization
 
 from jaxnas.errors import ArchitectureError, RunEndedError, RunError
-from jaxnas.model.architecture import ChoiceSpec
+from jaxnas.model.architecture import read_spec
 from jaxnas.model.serialization import read_json, write_bytes, write_text
 from jaxnas.model.space import Space
 from jaxnas.runs import checkpoints
@@ -251,7 +251,7 @@ def read_space(path: str | os.PathLike) -> Space:
     """The space that a search searched, from its `config.json`. Raises RunError if it has none."""
     try:
         found = read_config(path)["space"]
-        specs = {k: ChoiceSpec(**{**v, "names": v["names"] and tuple(v["names"])}) for k, v in found.items()}
+        specs = {key: read_spec(fields) for key, fields in found.items()}
     except (KeyError, TypeError, AttributeError, ValueError):
         raise RunError(f"{path}: its config.json describes no search space; is it a search?") from None
     return Space(specs)

@@ -69,6 +69,10 @@ class Review(NamedTuple):
 class Task(Protocol):
     """What a run does, with any of its seeds."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What to say when the run begins."""
+
     def begin(self, seed: int) -> Any:
         """The state at the beginning: a pytree with `variables`."""
 
@@ -123,6 +127,8 @@ def run(task: Task, program: EpochProgram, session: Session) -> list[Any]:
     begun = layout.join([task.begin(lane.run.seed) for lane in lanes])
     state, at = session.resume(layout.place(own_buffers(begun)))
     session.begin(at)
+    for note in task.notes:
+        session.say(note)
 
     def outcomes(reviews: Sequence[Review | None] | None = None) -> list[Any]:
         parts = zip(lanes, _states(program, state), reviews or [None] * len(lanes), strict=True)

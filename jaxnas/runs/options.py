@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
-from jaxnas.checks import check_at_least
-from jaxnas.programs.evaluation import LossFn, MetricsFn
+from jaxnas.checks import OPTIONS, check_callbacks, check_options
+from jaxnas.programs.losses import LossFn
+from jaxnas.programs.metrics import Collected, MetricsFn, Summed
 from jaxnas.runs.callback import Callback
 
 
@@ -22,9 +23,16 @@ class RunOptions(TypedDict, total=False):
         "Seed of everything random. The same seed gives the same bits on the same machine. Default: 0.",
     ]
     loss_fn: Annotated[
-        LossFn | None, "(output, labels) -> scalar, a mean over the batch. Default: cross-entropy of logits."
+        LossFn | str | None,
+        "A function (output, labels) or (output, labels, arch) -> scalar, the mean over the batch; or the name of a "
+        "ready loss: cross_entropy, mse, mae or bce (`jaxnas.losses`). Default: cross-entropy of logits.",
     ]
-    metrics: Annotated[MetricsFn | None, "(output, labels) -> {name: scalar mean}. Default: accuracy."]
+    metrics: Annotated[
+        MetricsFn | Summed | Collected | str | Sequence[Any] | None,
+        "A function (output, labels) or (output, labels, arch) -> {name: scalar mean}; the name of a ready metric, "
+        "such as accuracy, top5, f1, auc, r2, mse or mae; a metric over whole splits (`jaxnas.metrics`); or a list of "
+        "these. Default: accuracy, where it fits the loss.",
+    ]
     aux_weight: Annotated[
         float, "Weight of auxiliary heads in the default loss, where the model returns a tuple in training."
     ]
@@ -94,14 +102,8 @@ class Running:
     max_minutes: float | None
 
     def __post_init__(self) -> None:
-        check_at_least(1, keep_checkpoints=self.keep_checkpoints)
-        for name in ("checkpoint_minutes", "max_minutes"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
-                raise ValueError(f"{name} must be a number of minutes or None; got {value!r}.")
-        for callback in self.callbacks:
-            if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks must be jaxnas.callbacks.Callback objects; got {callback!r}.")
+        check_options(**{name: value for name, value in vars(self).items() if name in OPTIONS})
+        check_callbacks(self.callbacks, Callback)
 
 
 def running_of(options: Mapping[str, Any]) -> Running:

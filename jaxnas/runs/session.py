@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from jaxnas.checks import check_answer
 from jaxnas.errors import Interrupted, RunError
 from jaxnas.programs.epoch import Call, gathered
 from jaxnas.runs import checkpoints
@@ -189,6 +190,8 @@ class Session:
     def end_epoch(self, lane: Lane, state: Any, record: dict[str, Any]) -> Stop | None:
         """Tells a lane's callbacks of an epoch, and adds it to the history."""
         stops = [callback.on_epoch_end(state, record) for callback in lane.callbacks]
+        for callback, stop in zip(lane.callbacks, stops, strict=True):
+            check_answer(callback, stop, Stop)
         if self._progress is not None:
             self._progress.epoch(record, lane.run.epochs, "" if self._one else f"seed {lane.run.seed}  ")
         lane.run.history.append(record)

@@ -12,11 +12,13 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from jaxnas.model.choices import look_up
 from jaxnas.model.graph import Cell as DrawnCell
+from jaxnas.model.recorder import Recorder
+from jaxnas.model.restriction import RestrictedArch
 from jaxnas.spaces import darts_cell as cell
-from jaxnas.spaces.darts_cell import ORDER, Decisions
-from jaxnas.spaces.genotypes import CHOICES, EDGES, NODES, OPERATIONS, describe_cells, edge_key, node_key, reductions
+from jaxnas.spaces.darts_cell import ORDER, Decisions, rows_of
+from jaxnas.spaces.darts_edge import POOLS, SKIP, halved, normalised, pointwise, shapes
+from jaxnas.spaces.genotypes import NODES, OPERATIONS, describe_cells, reductions
 from jaxnas.spaces.layers import batch_norm, check_even_filters, check_positive
 
 _GIVEN = {"first": 2, "second": 1}
@@ -39,11 +41,11 @@ class Preparation(nn.Module):
         if self.halves:
             shape = (x.shape[-1], self.filters // 2)
             kernels = {part: _kernel(self, part, shape, shape[0], x.dtype) for part in ("even", "odd")}
-            y = cell.halved(nn.relu(x), kernels)
+            y = halved(nn.relu(x), kernels)
         else:
-            y = cell.pointwise(nn.relu(x), _kernel(self, "kernel", (x.shape[-1], self.filters), x.shape[-1], x.dtype))
+            y = pointwise(nn.relu(x), _kernel(self, "kernel", (x.shape[-1], self.filters), x.shape[-1], x.dtype))
         stats = _statistics(self, "norm", (1, self.filters))
-        y, moved = cell.normalised(y, stats.value, train)
+        y, moved = normalised(y, stats.value, train)
         _move(self, {"norm": stats}, {"norm": moved})
         return y
 
@@ -61,7 +63,7 @@ class ReductionCell(nn.Module):
 
     @nn.compact
     def __call__(self, first: jax.Array, second: jax.Array, arch: Any, train: bool) -> jax.Array:
-        decisions = read("reduce", arch)
+        decisions = cell.read("reduce", arch)
         params, stats = _edges(self, decisions, self.filters, first.dtype)
         if self.is_initializing():  # only the variables are wanted
             return jnp.concatenate([first[:, ::2, ::2]] * NODES, axis=-1)
@@ -96,7 +98,7 @@ class NormalCells(nn.Module):
           first, second: the inputs of the first cell.
           first_of_second: the first input of the second cell, if there is one.
         """
-        decisions, n, width = read("normal", arch), self.count, NODES * self.filters
+        decisions, n, width = cell.read("normal", arch), self.count, NODES * self.filters
         params, stats = _edges(self, decisions, self.filters, first.dtype, n)
         values = {name: s.value for name, s in stats.items()}
 
@@ -125,7 +127,7 @@ class NormalCells(nn.Module):
             if place not in prepared:
                 return given, {}
             kernel, old = row["prepared"][place]
-            here = lambda output: cell.normalised(cell.pointwise(nn.relu(output), kernel), old, train)  # noqa: E731
+            here = lambda output: normalised(pointwise(nn.relu(output), kernel), old, train)  # noqa: E731
             x, new = lax.cond(row["number"] >= _GIVEN[place], here, lambda output: (given, old), output)
             return x, {f"{place}_input": new}
 
@@ -190,13 +192,13 @@ class Darts(nn.Module):
         return describe_cells(self.cells)
 
     def inherited(self, variables: Mapping[str, Any], arch: Mapping[str, Any]) -> dict[str, Any]:
-        """Of a supernet's variables those that the fixed model has; see `jaxnas.inherit`."""
+        """Of a supernet's variables those that a fixed or restricted model has; see `jaxnas.inherit`."""
         names = {"reduce": "reduction", "normal": "normal"}
         kinds = {f"row_{i}_{names[kind]}": kind for i, (kind, _) in enumerate(rows(self.cells))}
 
         def kept(name: str, values: Any) -> Any:
             kind = kinds.get(name)
-            return values if kind is None else _inherited(values, read(kind, arch), axis=int(kind == "normal"))
+            return values if kind is None else _inherited(values, kind, arch)
 
         return {
             collection: {name: kept(name, values) for name, values in modules.items()}
@@ -251,40 +253,6 @@ def rows(cells: int) -> list[tuple[str, int]]:
     return found
 
 
-def read(kind: str, arch: Any) -> Decisions:
-    """What an architecture says of a kind of cell.
-
-    If all of it is fixed, only that is built; if all operations are indices, only those are computed; else everything
-    is, with weights.
-
-    Raises:
-      ArchitectureError: if a value is missing or does not fit.
-    """
-    found = {key: look_up(arch, key, spec) for key, spec in CHOICES.items() if key.startswith(f"{kind}/")}
-    edges = [found[edge_key(kind, source, node)] for source, node in ORDER]
-    kinds = {way for way, _ in found.values()}
-    if kinds == {"fixed"}:
-        taken = [source in found[node_key(kind, node)][1] for source, node in ORDER]
-        names = [
-            OPERATIONS[value[0]] if take and value else None for take, (_, value) in zip(taken, edges, strict=True)
-        ]
-        return Decisions("fixed", names, None)
-    nodes = {node: _shares(*found[node_key(kind, node)], n=node) for _, node in EDGES}
-    inputs = jnp.stack([nodes[node][source] for source, node in ORDER])
-    if all(way == "index" for way, _ in edges):
-        return Decisions("index", jnp.stack([value[0] for _, value in edges]), inputs)
-    return Decisions("weights", jnp.stack([_shares(way, value, len(OPERATIONS)) for way, value in edges]), inputs)
-
-
-def _shares(way: str, value: Any, n: int) -> jax.Array:
-    """A decision of any kind as weights, float32 `[n]`."""
-    if way == "fixed":
-        return jnp.asarray(np.isin(np.arange(n), value), jnp.float32)
-    if way == "index":
-        return jnp.zeros(n).at[jnp.asarray(value)].set(1.0)
-    return jnp.asarray(value).astype(jnp.float32)
-
-
 def _compute(
     inputs: tuple, decisions: Decisions, params: Any, stats: Any, *, reduces: bool, train: bool, remat: bool
 ) -> tuple[jax.Array, Any]:
@@ -301,25 +269,18 @@ def _edges(
     stats: dict[str, Any] = {}
     leading = () if count is None else (count,)
     for name in OPERATIONS:
-        if name == cell.SKIP and count is not None:
+        if name == SKIP and count is not None:
             continue  # the identity
-        n_params, n_stats = rows_of(name, decisions, reduces=count is None)
-        kernels, layers = cell.shapes(name, filters)
-        if n_params and kernels:
+        n = len(rows_of(name, decisions, reduces=count is None))
+        kernels, layers = shapes(name, filters)
+        if n and kernels:
             params[name] = {
-                part: _kernel(module, f"{name}_{part}", (*leading, n_params, *shape), _fan_in(part, shape), dtype)
+                part: _kernel(module, f"{name}_{part}", (*leading, n, *shape), _fan_in(part, shape), dtype)
                 for part, shape in kernels.items()
             }
-        if n_stats and layers:
-            stats[name] = _statistics(module, name, (*leading, n_stats, layers, filters))
+        if n and layers:
+            stats[name] = _statistics(module, name, (*leading, n, layers, filters))
     return params, stats
-
-
-def rows_of(name: str, decisions: Decisions, *, reduces: bool) -> tuple[int, int]:
-    """How many edges (of pools, in an open cell: sources) have parameters and statistics of an operation."""
-    users = cell.users(name, decisions, reduces=reduces)
-    shared = name in cell.POOLS and decisions.kind != "fixed"
-    return len(users), len({ORDER[e][0] for e in users}) if shared else len(users)
 
 
 def _in_front(leaf: jax.Array, count: int) -> jax.Array:
@@ -351,16 +312,26 @@ def _move(module: nn.Module, stats: Mapping[str, nn.Variable], moved: Mapping[st
             variable.value = moved[name]
 
 
-def _inherited(values: Mapping[str, Any], decisions: Decisions, *, axis: int) -> dict[str, Any]:
-    """The rows of a cell's stacks that a fixed cell has."""
+def _inherited(values: Mapping[str, Any], kind: str, arch: Any) -> dict[str, Any]:
+    """The rows that a cell of `arch` has of the stacks of a supernet, or of a model with fewer of its restrictions."""
+    axis, reduces, decisions = int(kind == "normal"), kind == "reduce", cell.read(kind, arch)
+    steps = arch.steps if isinstance(arch, RestrictedArch) else ()
+    wider = [cell.read(kind, RestrictedArch(Recorder(), steps[:i])) for i in range(len(steps) + 1)]
     kept: dict[str, Any] = {}
     for label, leaves in values.items():
         name = next((op for op in OPERATIONS if label == op or label.startswith(f"{op}_")), None)
         if name is None:
             kept[label] = leaves
             continue
-        users = cell.users(name, decisions, reduces=axis == 0)
-        picked = np.asarray([ORDER[e][0] for e in users] if name in cell.POOLS else users)
-        if users:
-            kept[label] = jax.tree.map(lambda leaf, at=picked: jnp.take(leaf, at, axis), leaves)
+        wanted = rows_of(name, decisions, reduces=reduces)
+        if name in POOLS and decisions.kind == "fixed":  # in an open cell they belong to sources
+            wanted = [ORDER[e][0] for e in wanted]
+        # Each restriction leaves a part of what the one before left, so the number of rows tells which they are.
+        number = jax.tree.leaves(leaves)[0].shape[axis]
+        have = next((rows for d in wider if len(rows := rows_of(name, d, reduces=reduces)) == number), None)
+        if wanted and have is not None:
+            at = np.asarray([have.index(row) for row in wanted])
+            kept[label] = jax.tree.map(lambda leaf, at=at: jnp.take(leaf, at, axis), leaves)
+        elif wanted:
+            kept[label] = leaves  # of another model: `inherit` names it
     return kept

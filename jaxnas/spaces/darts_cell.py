@@ -4,11 +4,14 @@ The parameters of all edges of a cell are stacked, and one compiled edge is scan
 the first edge from a node is reached, all edges to it are done. What an edge has without parameters (the pools)
 is computed once per source. Each edge keeps its input only for the gradient and is computed again there
 (rematerialisation), which on CPU is faster than to write its inner results to memory and read them.
+
+Edges that differ in their operations cannot be scanned: a cell of which a restriction has left only some is computed
+edge by edge, as a fixed one is. It has the parameters and costs of what is left, and compiles for longer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnas.ops import avg_pool_3x3, batch_norm, batch_norm_sum, conv_general_dilated, max_pool_3x3
-from jaxnas.ops.normalization import EPSILON, Statistics
-from jaxnas.spaces.genotypes import EDGES, NODES, OPERATIONS
-from jaxnas.spaces.layers import MOMENTUM
-
-POOLS = {"max_pool_3x3": max_pool_3x3, "avg_pool_3x3": avg_pool_3x3}
-SKIP = "skip_connect"
+from jaxnas.model.architecture import ChoiceSpec, Gated
+from jaxnas.model.choices import look_up
+from jaxnas.spaces.darts_edge import POOLS, SKIP, Edge
+from jaxnas.spaces.genotypes import CHOICES, EDGES, NODES, OPERATIONS, edge_key, node_key
 
 ORDER = tuple(sorted(EDGES))
 """The edges `(source, node)` in the order in which they are computed: by source."""
@@ -31,43 +31,109 @@ ENTERING = sum(source < 2 for source, _ in ORDER)
 """How many of them, the first, start from the cell's inputs: those a reduction cell has of stride 2."""
 
 
-class Separable(NamedTuple):
-    """ReLU, depthwise convolution, 1×1 convolution, normalisation; `layers` times."""
-
-    kernel: int
-    dilation: int
-    layers: int
-
-
-SEPARABLE = {
-    "sep_conv_3x3": Separable(3, 1, 2),
-    "sep_conv_5x5": Separable(5, 1, 2),
-    "dil_conv_3x3": Separable(3, 2, 1),
-    "dil_conv_5x5": Separable(5, 2, 1),
-}
-
-
 class Decisions(NamedTuple):
     """What an architecture says of a cell, in the order of `ORDER`.
 
     Attributes:
-      kind: `"weights"`, `"index"` or `"fixed"`.
-      operations: weights float `[14, 8]`, indices int `[14]`, or 14 names (None where an edge is not taken).
+      kind: `"weights"`, `"index"`, `"gated"` or `"fixed"`.
+      operations: weights float `[14, 8]`, indices int `[14]`, `Gated` int and float `[14, k]`, or 14 names (None where
+        an edge is not taken). In a restricted cell a list of such rows, each of its edge's own operations.
       inputs: what a node takes of each edge, float `[14]`; None if fixed.
+      kept: of a restricted cell the operations left of each edge, none where no node may take it; else None.
     """
 
     kind: str
     operations: Any
     inputs: Any
+    kept: tuple[tuple[str, ...], ...] | None = None
+
+
+def read(kind: str, arch: Any) -> Decisions:
+    """What an architecture says of a kind of cell.
+
+    If all of it is fixed, only that is built; if all operations are indices, gated or not, only those are computed;
+    else everything is, with weights.
+
+    Raises:
+      ArchitectureError: if a value is missing or does not fit.
+    """
+    found = {key: look_up(arch, key, spec) for key, spec in CHOICES.items() if key.startswith(f"{kind}/")}
+    edges = [found[edge_key(kind, source, node)] for source, node in ORDER]
+    if {way for way, _, _ in found.values()} == {"fixed"}:
+        taken = [source in _whole(*found[node_key(kind, node)][1:]) for source, node in ORDER]
+        names = [
+            spec.labels[value[0]] if take and value else None
+            for take, (_, value, spec) in zip(taken, edges, strict=True)
+        ]
+        return Decisions("fixed", names, None)
+    nodes = {node: _inputs(*found[node_key(kind, node)]) for _, node in EDGES}
+    inputs = jnp.stack([nodes[node][source] for source, node in ORDER])
+    ways = {way for way, _, _ in edges}
+    if ways == {"index"}:
+        way, operations = "index", [value[0] for _, value, _ in edges]
+    elif ways <= {"index", "gated"}:
+        count = max(len(value.index) for way, value, _ in edges if way == "gated")
+        way, operations = "gated", [_paths(way, value, count) for way, value, _ in edges]
+    else:
+        way, operations = "weights", [_shares(way, value, spec.n_candidates) for way, value, spec in edges]
+    if all(spec.original is None for _, _, spec in found.values()):
+        return Decisions(way, jax.tree.map(lambda *rows: jnp.stack(rows), *operations), inputs)
+    kept = tuple(
+        tuple(map(str, spec.labels)) if source in _whole(range(n.n_candidates), n) else ()
+        for (source, node), (_, _, spec) in zip(ORDER, edges, strict=True)
+        for n in [found[node_key(kind, node)][2]]
+    )
+    return Decisions(way, operations, inputs, kept)
+
+
+def _whole(chosen: Sequence[int], spec: ChoiceSpec) -> list[int]:
+    """Indices of what is left of a choice as those of the whole one."""
+    return [(spec.original or range(spec.n_candidates))[i] for i in chosen]
+
+
+def _shares(way: str, value: Any, n: int) -> jax.Array:
+    """A decision of any kind as weights, float32 `[n]`."""
+    if way == "fixed":
+        return jnp.asarray(np.isin(np.arange(n), value), jnp.float32)
+    if way == "index":
+        return jnp.zeros(n).at[jnp.asarray(value)].set(1.0)
+    if way == "gated":
+        return jnp.zeros(n).at[value.index].add(value.gate.astype(jnp.float32))
+    return jnp.asarray(value).astype(jnp.float32)
+
+
+def _inputs(way: str, value: Any, spec: ChoiceSpec) -> jax.Array:
+    """What a node takes of each of its edges, float32, those left out included."""
+    shares = _shares(way, value, spec.n_candidates)
+    if spec.original is None:
+        return shares
+    return jnp.zeros(spec.whole.n_candidates).at[np.asarray(spec.original)].set(shares)
+
+
+def _paths(way: str, value: Any, count: int) -> Gated:
+    """An index, or gated paths, as so many gated paths: those added have the gate 0 and the first operation."""
+    index, gate = value if way == "gated" else (value, jnp.ones(1))
+    missing = count - len(index)
+    return Gated(jnp.pad(index, (0, missing)), jnp.pad(gate.astype(jnp.float32), (0, missing)))
 
 
 def users(name: str, decisions: Decisions, *, reduces: bool) -> list[int]:
-    """The edges that have parameters or statistics of an operation: all, or those fixed to it.
+    """The edges that have parameters or statistics of an operation: all, those it is left of, or those fixed to it.
 
     Skip connections have some where they halve the image.
     """
     edges = range(len(ORDER)) if name != SKIP else range(ENTERING if reduces else 0)
-    return [e for e in edges if decisions.kind != "fixed" or decisions.operations[e] == name]
+    if decisions.kind == "fixed":
+        return [e for e in edges if decisions.operations[e] == name]
+    return [e for e in edges if decisions.kept is None or name in decisions.kept[e]]
+
+
+def rows_of(name: str, decisions: Decisions, *, reduces: bool) -> list[int]:
+    """What the rows of an operation's stacks belong to: edges; of pools in an open cell, whose edges share, sources."""
+    using = users(name, decisions, reduces=reduces)
+    if name not in POOLS or decisions.kind == "fixed":
+        return using
+    return sorted({ORDER[e][0] for e in using})
 
 
 def mixed_or_sampled(
@@ -80,13 +146,13 @@ def mixed_or_sampled(
     train: bool,
     remat: bool,
 ) -> tuple[jax.Array, Any]:
-    """A cell with weights or indices.
+    """A cell with weights, indices or gated indices.
 
     Args:
       inputs: nodes 0 and 1, `[B, H, W, C]` each.
       decisions: not fixed.
-      params: `{operation: {name: [edges, …]}}`, see `shapes`.
-      stats: `{operation: {"mean", "var"}}`, float32 `[edges, layers, C]`; of the pools `[5 sources, 1, C]`.
+      params: `{operation: {name: [rows, …]}}`, see `darts_edge.shapes`; rows are those of `rows_of`.
+      stats: `{operation: {"mean", "var"}}`, float32 `[rows, layers, C]`.
       reduces: whether edges from the inputs have stride 2.
       train: normalise by the batch, and move the statistics.
       remat: compute edges again in the backward pass instead of keeping their inner results.
@@ -94,6 +160,8 @@ def mixed_or_sampled(
     Returns:
       The inner nodes' outputs, concatenated, and the statistics.
     """
+    if decisions.kept is not None:
+        return _edge_by_edge(inputs, decisions, params, stats, reduces=reduces, train=train, remat=remat)
     edges = np.arange(len(ORDER))
     scan = _Scan(decisions, params, stats, train, remat)
     empty = [jnp.zeros_like(inputs[0][:, ::2, ::2] if reduces else inputs[0])] * NODES
@@ -121,11 +189,51 @@ def fixed(
         using = users(name, decisions, reduces=reduces)
         row = using.index(e) if e in using else 0
         own = jax.tree.map(lambda leaf, row=row: leaf[row], (params.get(name, {}), stats.get(name, {})))
-        y, new = _Edge(2 if reduces and source < 2 else 1, train).one(name, nodes[source], *own)
+        y, new = Edge(2 if reduces and source < 2 else 1, train).one(name, nodes[source], *own)
         if new:
             moved = {**moved, name: jax.tree.map(lambda old, n, row=row: old.at[row].set(n), moved[name], new)}
         nodes[node] = nodes[node] + y
     return jnp.concatenate(nodes[2:], axis=-1), moved
+
+
+def _edge_by_edge(
+    inputs: Sequence[jax.Array],
+    decisions: Decisions,
+    params: Any,
+    stats: Any,
+    *,
+    reduces: bool,
+    train: bool,
+    remat: bool,
+) -> tuple[jax.Array, Any]:
+    """As `mixed_or_sampled`, of a restricted cell."""
+    kept: Any = decisions.kept
+    empty = inputs[0][:, ::2, ::2] if reduces else inputs[0]
+    nodes = [*inputs, *[jnp.zeros_like(empty)] * NODES]
+    rows = {name: rows_of(name, decisions, reduces=reduces) for name in OPERATIONS}
+    changes: dict[str, list[tuple[int, Any, Any]]] = {name: [] for name in stats}
+    for e, (source, node) in enumerate(ORDER):
+        if not kept[e]:
+            continue
+        owners = {name: source if name in POOLS else e for name in kept[e]}
+        at = {name: rows[name].index(owner) for name, owner in owners.items() if owner in rows[name]}
+        own = [
+            {name: jax.tree.map(lambda leaf, at=at[name]: leaf[at], stacks[name]) for name in at if name in stacks}
+            for stacks in (params, stats)
+        ]
+        edge = Edge(2 if reduces and source < 2 else 1, train, kept[e])
+        compute = edge.ways[decisions.kind]
+        compute = jax.checkpoint(compute) if remat else compute
+        share, operation = decisions.inputs[e], decisions.operations[e]
+        y, moved = _if_taken(share != 0, compute, empty, nodes[source], share, operation, *own)
+        nodes[node] = nodes[node] + y
+        for name, new in moved.items():
+            changes[name].append((at[name], new, (share != 0) & edge.computes(name, decisions.kind, operation)))
+    for name, found in changes.items():
+        new = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[new for _, new, _ in found])
+        ran = jnp.stack([ran for _, _, ran in found])
+        stats = {**stats, name: _mean_change(stats[name], new, np.asarray([row for row, _, _ in found]), ran)}
+    return jnp.concatenate(nodes[2:], axis=-1), stats
 
 
 def _per_source(decisions: Decisions, before: Any, after: Any) -> Any:
@@ -136,15 +244,28 @@ def _per_source(decisions: Decisions, before: Any, after: Any) -> Any:
         if decisions.kind == "weights":  # computed at a source's first edge
             merged[name] = jax.tree.map(lambda rows: rows[firsts], after[name])
             continue
-        taken = (decisions.operations == OPERATIONS.index(name)) & (decisions.inputs != 0)
-        count = jnp.zeros(len(before[name]["mean"])).at[sources].add(taken)
-
-        def mean_change(old: jax.Array, rows: jax.Array, count: jax.Array = count) -> jax.Array:
-            change = jnp.zeros_like(old).at[sources].add(rows - old[sources])
-            return old + change / jnp.maximum(count, 1)[:, None, None]
-
-        merged[name] = jax.tree.map(mean_change, before[name], after[name])
+        paths = decisions.operations.index.T if decisions.kind == "gated" else decisions.operations
+        taken = jnp.any(jnp.atleast_2d(paths) == OPERATIONS.index(name), 0) & (decisions.inputs != 0)
+        merged[name] = _mean_change(before[name], after[name], sources, taken)
     return merged
+
+
+def _mean_change(before: Any, after: Any, at: np.ndarray, ran: jax.Array) -> Any:
+    """Statistics `[rows, …]`, moved by the mean of what edges made of them.
+
+    Args:
+      before: `[rows, …]`.
+      after: `[edges, …]`, of each edge its row as it left it, or as it was.
+      at: int `[edges]`, that row.
+      ran: bool `[edges]`, whether the edge computed the operation.
+    """
+    count = jnp.zeros(len(before["mean"])).at[at].add(ran)
+
+    def moved(old: jax.Array, rows: jax.Array) -> jax.Array:
+        change = jnp.zeros_like(old).at[at].add(rows - old[at])
+        return old + change / jnp.maximum(count, 1)[:, None, None]
+
+    return jax.tree.map(moved, before, after)
 
 
 def _first_of_source(edges: np.ndarray) -> np.ndarray:
@@ -167,9 +288,9 @@ class _Scan(NamedTuple):
         """Adds edges to the nodes `[n, B, H, W, C]` (the last of which are the inner ones), reading from the inputs."""
         source, node = np.asarray(ORDER)[edges].T
         offset = 2 + NODES - len(nodes)
-        edge = _Edge(stride, self.train)
+        edge = Edge(stride, self.train)
         rows = {
-            "operation": self.decisions.operations[edges],
+            "operation": jax.tree.map(lambda leaf: leaf[edges], self.decisions.operations),
             "input": self.decisions.inputs[edges],
             "params": _rows(self.params, edges, stride),
             "stats": {
@@ -181,7 +302,7 @@ class _Scan(NamedTuple):
             "node": node - offset,
             "first": _first_of_source(edges),
         }
-        compute = edge.mixture if self.decisions.kind == "weights" else edge.sampled
+        compute = edge.mixture if self.decisions.kind == "weights" else edge.ways[self.decisions.kind]
         compute = jax.checkpoint(compute, prevent_cse=False) if self.remat else compute
         pool = jax.checkpoint(edge.pools, prevent_cse=False) if self.remat else edge.pools
 
@@ -192,7 +313,8 @@ class _Scan(NamedTuple):
             if self.decisions.kind == "weights":
                 kept = {name: stats.pop(name) for name in POOLS}
                 pooled, kept = lax.cond(row["first"], pool, lambda x, pooled, kept: (pooled, kept), x, pooled, kept)
-            own = (x, pooled, row["input"], row["operation"], row["params"], stats)
+            mixed = (pooled,) if self.decisions.kind == "weights" else ()
+            own = (x, *mixed, row["input"], row["operation"], row["params"], stats)
             y, stats = _if_taken(row["input"] != 0, compute, nodes[0], *own)
             stats = {**stats, **kept} if self.decisions.kind == "weights" else stats
             return (nodes.at[row["node"]].add(y), pooled), stats
@@ -218,141 +340,3 @@ def _if_taken(taken: jax.Array, compute: Callable, like: jax.Array, *own: Any) -
         y, stats = compute(*own)
         return y, jax.tree.map(lambda new, old: jnp.where(taken, new, old), stats, own[-1])
     return lax.cond(taken, compute, lambda *own: (jnp.zeros_like(like), own[-1]), *own)
-
-
-class _Edge(NamedTuple):
-    """What an edge computes. `params` and `stats` are the edge's own: `{operation: {…}}` without the edges' axis."""
-
-    stride: int
-    train: bool
-
-    def mixture(
-        self, x: jax.Array, pooled: Any, share: jax.Array, weights: jax.Array, params: Any, stats: Any
-    ) -> tuple[jax.Array, Any]:
-        """All operations, weighted; all normalised sums in one."""
-        weight = dict(zip(OPERATIONS, jnp.unstack(weights * share), strict=True))
-        active = lax.optimization_barrier(jax.nn.relu(x))
-        outputs, moved = {}, dict(stats)
-        for name in SEPARABLE:
-            outputs[name], moved[name] = self._separable(name, active, params[name], stats[name])
-        if self.stride == 2:
-            outputs[SKIP] = halved(active, params[SKIP])
-        shares = jnp.stack([weight[name] for name in outputs])
-        if self.train:
-            total, batch = batch_norm_sum(list(outputs.values()), shares)
-            for name, of_batch in zip(outputs, batch, strict=True):
-                moved[name] = _moved_last(moved[name], of_batch)
-        else:
-            parts = [_scaled(y, _last(stats[name])) * weight[name] for name, y in outputs.items()]
-            total = sum(parts[1:], start=parts[0]).astype(x.dtype)
-        for name, pool in pooled.items():
-            total = total + (pool * weight[name]).astype(x.dtype)
-        return (total if self.stride == 2 else total + (x * weight[SKIP]).astype(x.dtype)), moved
-
-    def sampled(
-        self, x: jax.Array, pooled: Any, share: jax.Array, index: jax.Array, params: Any, stats: Any
-    ) -> tuple[jax.Array, Any]:
-        """The operation of that index."""
-        del pooled
-
-        def branch(name: str) -> Callable:
-            def run(x: jax.Array, params: Any, stats: Any) -> tuple[jax.Array, Any]:
-                y, new = self.one(name, x, params.get(name, {}), stats.get(name, {}))
-                return y, {**stats, name: new} if new else stats
-
-            return run
-
-        y, stats = lax.switch(index, [branch(name) for name in OPERATIONS], x, params, stats)
-        return (y * share).astype(x.dtype), stats
-
-    def one(self, name: str, x: jax.Array, params: Any, stats: Any) -> tuple[jax.Array, Any]:
-        """One operation, with its own parameters and statistics."""
-        if name == "none" or (name == SKIP and self.stride == 1):
-            return (jnp.zeros_like(x[:, :: self.stride, :: self.stride]) if name == "none" else x), {}
-        if name in POOLS:
-            y = POOLS[name](x, self.stride)
-        elif name == SKIP:
-            y = halved(jax.nn.relu(x), params)
-        else:
-            y, stats = self._separable(name, jax.nn.relu(x), params, stats)
-        return self._normalised(y, stats)
-
-    def pools(self, x: jax.Array, pooled: Any, stats: Any) -> tuple[Any, Any]:
-        """The normalised pools of a source, in place of those of the source before."""
-        del pooled
-        found = {name: self._normalised(pool(x, self.stride), stats[name]) for name, pool in POOLS.items()}
-        return {name: y for name, (y, _) in found.items()}, {name: s for name, (_, s) in found.items()}
-
-    def _separable(self, name: str, active: jax.Array, params: Any, stats: Any) -> tuple[jax.Array, Any]:
-        """A separable convolution of an input that ReLU has passed, up to its last normalisation."""
-        _, dilation, layers = SEPARABLE[name]
-        stride, y = self.stride, active
-        for i in range(layers):
-            if i:
-                before = jax.tree.map(lambda leaf, i=i: leaf[i - 1 : i], stats)
-                y, after = self._normalised(y, before)
-                stats = jax.tree.map(lambda old, new, i=i: old.at[i - 1 : i].set(new), stats, after)
-                active, stride = jax.nn.relu(y), 1
-            y = pointwise(_depthwise(active, params["depthwise"][i], stride, dilation), params["pointwise"][i])
-        return y, stats
-
-    def _normalised(self, y: jax.Array, stats: Any) -> tuple[jax.Array, Any]:
-        """Normalises by the batch or by the last of the running statistics `[layers, C]`."""
-        if not self.train:
-            return _scaled(y, _last(stats)), stats
-        y, batch = batch_norm(y)
-        return y, _moved_last(stats, batch)
-
-
-def normalised(y: jax.Array, stats: Any, train: bool) -> tuple[jax.Array, Any]:
-    """Normalisation without scale and offset; `stats` is `{"mean", "var"}`, float32 `[1, C]`."""
-    return _Edge(1, train)._normalised(y, stats)
-
-
-def _last(stats: Any) -> Statistics:
-    return Statistics(stats["mean"][-1], stats["var"][-1])
-
-
-def _moved_last(stats: Any, batch: Statistics) -> Any:
-    new = {name: MOMENTUM * stats[name][-1] + (1 - MOMENTUM) * getattr(batch, name) for name in ("mean", "var")}
-    return {name: stats[name].at[-1].set(new[name]) for name in new}
-
-
-def _scaled(y: jax.Array, stats: Statistics) -> jax.Array:
-    return ((y - stats.mean) * lax.rsqrt(stats.var + EPSILON)).astype(y.dtype)
-
-
-def halved(active: jax.Array, params: Any) -> jax.Array:
-    """The factorised reduction: two 1×1 convolutions of stride 2, one of them shifted by a pixel."""
-    shifted = jnp.pad(active, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
-    parts = [pointwise(a[:, ::2, ::2], params[name]) for name, a in (("even", active), ("odd", shifted))]
-    return jnp.concatenate(parts, axis=-1)
-
-
-def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
-    half = kernel.shape[0] // 2 * dilation
-    return conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        [(half, half)] * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
-
-
-def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 1×1 convolution as one dot."""
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
-
-
-def shapes(name: str, channels: int) -> tuple[Mapping[str, tuple[int, ...]], int]:
-    """The parameters of an operation on one edge, and how many normalisations it has. (Skips: of stride 2.)"""
-    if name in SEPARABLE:
-        kernel, _, layers = SEPARABLE[name]
-        depthwise, pointwise = (layers, kernel, kernel, 1, channels), (layers, channels, channels)
-        return {"depthwise": depthwise, "pointwise": pointwise}, layers
-    if name == SKIP:
-        return dict.fromkeys(("even", "odd"), (channels, channels // 2)), 1
-    return {}, int(name in POOLS)

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from jaxnas.model.choices import InputChoice, LayerChoice
 from jaxnas.model.graph import Cell as DrawnCell
-from jaxnas.spaces.darts_cell import POOLS, SEPARABLE
+from jaxnas.spaces.darts_edge import POOLS, SEPARABLE
 from jaxnas.spaces.genotypes import EDGES, NODES, OPERATIONS, describe_cells, edge_key, edges_of, node_key, reductions
 from jaxnas.spaces.layers import AuxiliaryHead, FactorizedReduction, batch_norm, check_even_filters, check_positive
 

@@ -13,12 +13,16 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from jaxnas.checks import check_at_least, check_batch_size, check_seed
+from jaxnas.checks import OPTIONS, check_batch_size, check_optimizer, check_options
 from jaxnas.data import as_dataset
 from jaxnas.data.batches import epoch_batches
 from jaxnas.model import functional
+from jaxnas.model.fixed import FixedModel
 from jaxnas.programs.epoch import make_epoch
-from jaxnas.programs.evaluation import LossFn, MetricsFn, make_evaluator, objective
+from jaxnas.programs.evaluation import make_evaluator, objective
+from jaxnas.programs.losses import Loss
+from jaxnas.programs.metrics import Metrics
+from jaxnas.programs.tracing import check_fit, check_trainable
 from jaxnas.runs import loop
 from jaxnas.runs.callback import Run
 from jaxnas.runs.directory import RunDirectory
@@ -115,18 +119,18 @@ def fit(
     epochs, batch_size, grad_clip = chosen["epochs"], chosen["batch_size"], chosen["grad_clip"]
     dataset = as_dataset(data, data_dir=chosen["data_dir"])
     seed = 0 if chosen["seed"] is None else chosen["seed"]
-    check_seed(seed)
-    check_at_least(1, epochs=epochs, test_every=test_every)
-    functions = functional.model_fns(model)
-    if functions.takes_arch:
-        raise TypeError(f"{type(model).__name__} takes an architecture; fix it first: jaxnas.apply_fixed_architecture.")
+    check_options(
+        **{name: value for name, value in {**chosen, "seed": seed, "test_every": test_every}.items() if name in OPTIONS}
+    )
+    check_optimizer("optimizer", optimizer)
+    output, functions = check_trainable(model, dataset), functional.model_fns(model)
     check_batch_size(batch_size, len(dataset.x_train), "training")
-    output = jax.eval_shape(functions.trace, dataset.example())
-    loss_fn, metrics = objective(chosen["loss_fn"], chosen["metrics"], dataset, output, aux_weight=chosen["aux_weight"])
+    given = {"aux_weight": chosen["aux_weight"], "fixed": dict(model.arch) if isinstance(model, FixedModel) else None}
+    loss_fn, metrics = objective(chosen["loss_fn"], chosen["metrics"], dataset, output, **given)
     steps = len(dataset.x_train) // batch_size
     optimizer = _clipped(optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps), grad_clip)
     if variables is not None:
-        _check_variables(functions, dataset.example(), variables)
+        check_fit(functions, variables, dataset.example())
 
     images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     running = running_of(chosen)
@@ -181,6 +185,8 @@ class FitTask:
     variables: Mapping[str, Any] | None
     evaluate: Callable[..., dict[str, float]]
 
+    notes: Sequence[str] = ()
+
     def begin(self, seed: int) -> TrainState:
         init_rng, step_rng, _ = _keys(seed)
         example = self.run.dataset.example(self.run.batch_size)
@@ -218,26 +224,11 @@ def _keys(seed: int) -> jax.Array:
     return jax.random.split(jax.random.key(seed), 3)
 
 
-def _check_variables(functions: functional.ModelFns, example: Any, variables: Mapping[str, Any]) -> None:
-    expected = jax.eval_shape(lambda: functions.init(jax.random.key(0), example))
-    wanted, given = ({k: jnp.shape(v) for k, v in _flat(tree).items()} for tree in (expected, variables))
-    for name in sorted(wanted.keys() | given.keys()):
-        if wanted.get(name) != given.get(name):
-            raise ValueError(
-                f"variables do not fit the model: {name} has shape {given.get(name, 'none: it is missing')}, the model "
-                f"has {wanted.get(name, 'no such variable')}."
-            )
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(dict(tree))}
-
-
 def _make_step(
     functions: functional.ModelFns,
     optimizer: optax.GradientTransformation,
-    loss_fn: LossFn,
-    metrics: MetricsFn,
+    loss_fn: Loss,
+    metrics: Metrics,
     *,
     steps: int,
 ) -> Callable:

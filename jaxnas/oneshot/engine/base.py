@@ -12,6 +12,7 @@ import optax
 from flax import struct
 
 from jaxnas.model.space import Space
+from jaxnas.programs.metrics import Metrics
 from jaxnas.runs.loop import Phase, Review
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Algorithm(NamedTuple):
       watched: the metrics of a step that must stay finite: losses, rewards, norms of gradients.
       logits: `(state) -> {key: float [n]}`, the parameters of the architecture; None where there are none.
       mixture: `(logits) -> {key: float [n]}`, the weights that logits stand for; None where there are none.
+      one_path: whether a step computes one candidate of each choice only.
     """
 
     init: Callable[[jax.Array, Any], Any]
@@ -37,6 +39,7 @@ class Algorithm(NamedTuple):
     watched: tuple[str, ...] = ("train_loss",)
     logits: Callable[[Any], dict[str, jax.Array]] | None = None
     mixture: Callable[[Any], dict[str, jax.Array]] | None = None
+    one_path: bool = False
 
 
 @struct.dataclass
@@ -119,14 +122,16 @@ class Procedure(NamedTuple):
       phases: `(epoch) -> ` what the epoch consists of.
       derive: the derivation.
       settings: what `config.json` says of it beside the method's settings.
-      metrics: `(output, labels) -> {name: scalar}`, what validation measures; None for the plan's.
+      metrics: what validation measures; None for the plan's.
+      about: what to say of it when the search begins, if anything.
     """
 
     algorithm: Algorithm
     phases: Callable[[int], Sequence[Phase]]
     derive: Derivation
     settings: Mapping[str, Any] = {}
-    metrics: Callable | None = None
+    metrics: Metrics | None = None
+    about: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,14 +143,12 @@ class Method:
       build: `(plan) -> Procedure`.
       settings: its own settings, JSON-able, for `config.json`.
       defaults: its defaults of `SearchOptions`.
-      one_path: whether a step computes one candidate of each choice only.
     """
 
     name: str
     build: Callable[[Plan], Procedure]
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    one_path: bool = False
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())

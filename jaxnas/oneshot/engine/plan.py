@@ -10,13 +10,16 @@ import jax
 import numpy as np
 import optax
 
-from jaxnas.checks import check_at_least, check_batch_size, check_positive, check_seed
+from jaxnas.checks import OPTIONS, check_batch_size, check_optimizer, check_options, check_seed
 from jaxnas.data import Dataset, as_dataset
 from jaxnas.data.batches import split_indices
 from jaxnas.errors import ArchitectureError
-from jaxnas.model.space import Space, trace
-from jaxnas.programs.evaluation import LossFn, MetricsFn, objective
+from jaxnas.model.space import Space
+from jaxnas.programs.evaluation import objective
 from jaxnas.programs.layout import BATCHINGS
+from jaxnas.programs.losses import Loss
+from jaxnas.programs.metrics import Metrics
+from jaxnas.programs.tracing import check_searchable
 from jaxnas.runs.progress import describe_model
 
 
@@ -28,7 +31,7 @@ class Plan:
       model_fn, space, dataset: what is searched, on which data.
       weight_examples, arch_examples: int `[n]`, the training examples of the weights and of the architecture.
       weight_optimizer: what was given; None for the method's own.
-      loss_fn, metrics: of (output, labels), checked.
+      loss_fn, metrics: of (output, labels, arch), checked.
       For the others see `SearchOptions`.
     """
 
@@ -43,8 +46,8 @@ class Plan:
     train_portion: float
     aux_weight: float
     grad_clip: float | None
-    loss_fn: LossFn
-    metrics: MetricsFn
+    loss_fn: Loss
+    metrics: Metrics
     weight_optimizer: optax.GradientTransformation | None
     weight_lr: float | None
     arch_lr: float | None
@@ -97,15 +100,15 @@ def make_plan(model_fn: Any, options: Mapping[str, Any]) -> Plan:
     """
     dataset = as_dataset(options["data"], data_dir=options["data_dir"])
     seed = first_seed(options["seed"], options["seeds"], options["batching"])
-    check_seed(seed)
-    space, output = trace(model_fn, dataset.example())
+    check_options(**{name: value for name, value in {**options, "seed": seed}.items() if name in OPTIONS})
+    check_optimizer("weight_optimizer", options["weight_optimizer"])
+    if options["weight_lr"] is not None and options["weight_optimizer"] is not None:
+        raise ValueError("give weight_lr or weight_optimizer, not both: the optimiser has its learning rate already.")
+    space, output = check_searchable(model_fn, dataset)
     if not space:
         raise ArchitectureError(f"{describe_model(model_fn)} has no LayerChoice or InputChoice: nothing to search.")
-    check_at_least(1, epochs=options["epochs"], validate_every=options["validate_every"])
-    check_at_least(0, warmup_epochs=options["warmup_epochs"])
-    _check_rates(options)
-    aux_weight = options["aux_weight"]
-    loss_fn, metrics = objective(options["loss_fn"], options["metrics"], dataset, output, aux_weight=aux_weight)
+    given = {"aux_weight": options["aux_weight"], "arch": space.uniform()}
+    loss_fn, metrics = objective(options["loss_fn"], options["metrics"], dataset, output, **given)
     parts = _split(seed, dataset, options["train_portion"])
     for part, whose in zip(parts, ("weights'", "architecture's"), strict=True):
         check_batch_size(options["batch_size"], len(part), whose)
@@ -150,13 +153,6 @@ def first_seed(seed: int | None, seeds: Sequence[int] | None, batching: str | No
     if batching not in (None, *BATCHINGS):
         raise ValueError(f"batching must be one of {list(BATCHINGS)} or None; got {batching!r}.")
     return int(seeds[0])
-
-
-def _check_rates(options: Mapping[str, Any]) -> None:
-    rates = {name: options[name] for name in ("weight_lr", "arch_lr")}
-    check_positive(**{name: rate for name, rate in rates.items() if rate is not None})
-    if rates["weight_lr"] is not None and options["weight_optimizer"] is not None:
-        raise ValueError("give weight_lr or weight_optimizer, not both: the optimiser has its learning rate already.")
 
 
 def _split(seed: int, dataset: Dataset, train_portion: float) -> tuple[np.ndarray, np.ndarray]:

@@ -76,8 +76,9 @@ def run(
     """
     seeds = [int(seed) for seed in seeds]
     top = RunDirectory(running.workdir)
-    batching = batching or _began_with(top.path, seeds) or default_batching(len(seeds), one_path=method.one_path)
     plans, procedure = [plan.with_seed(seed) for seed in seeds], method.build(plan)
+    one_path = procedure.algorithm.one_path
+    batching = batching or _began_with(top.path, seeds) or default_batching(len(seeds), one_path=one_path)
     configs = [configuration(each, method, procedure) for each in plans]
     config = {**configs[0], "seeds": seeds, "batching": batching}
     del config["seed"]
@@ -85,7 +86,7 @@ def run(
         with top.open(config, resume=running.resume):
             found = _in_sequence(plans, procedure, configs, running)
     else:
-        found = _as_one(plans, method, procedure, configs, running, config)
+        found = _as_one(plans, procedure, configs, running, config)
     if len(found) == len(seeds) and any(one.error for one in found):
         raise _failure(seeds, found)
     return [one.result for one in found]
@@ -129,7 +130,6 @@ def _in_sequence(
 
 def _as_one(
     plans: Sequence[Plan],
-    method: Method,
     procedure: Procedure,
     configs: Sequence[dict[str, Any]],
     running: Running,
@@ -141,7 +141,7 @@ def _as_one(
     top = RunDirectory(running.workdir)
     with Session(running, top, config) as session:
         ended = _ended(plans, configs, running)
-        layout = make_layout(config["batching"], len(plans), one_path=method.one_path)
+        layout = make_layout(config["batching"], len(plans), one_path=procedure.algorithm.one_path)
         task, program = make_task(plans, procedure, layout=layout, steps_per_call=running.steps_per_call)
         for plan, own, before in zip(plans, configs, ended, strict=True):
             directory = RunDirectory(_folder(running, plan.seed), top.checkpoints)

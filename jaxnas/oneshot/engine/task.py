@@ -39,6 +39,13 @@ class SearchTask:
     validate: Validate
     sample: Any
 
+    @property
+    def notes(self) -> list[str]:
+        said = [] if self.procedure.about is None else [self.procedure.about]
+        if any(plan.train_portion == 1 for plan in self.plans.values()):
+            said.append("train_portion is 1: the weights and the architecture share all training data; validation too")
+        return said
+
     def begin(self, seed: int) -> Any:
         return self.procedure.algorithm.init(self.plans[seed].key("init"), self.sample)
 

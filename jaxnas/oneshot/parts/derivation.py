@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.blackbox.trials import Trial
+from jaxnas.model.architecture import LAYER
 from jaxnas.model.space import Space
 from jaxnas.oneshot.engine.base import View
 from jaxnas.policies.lstm import Controller
@@ -24,7 +25,7 @@ def by_weight(view: View) -> Review:
 
     The record has `alphas`, the `probabilities` they stand for, and, where the epoch is validated, `derived_loss` and
     `derived_<metric>` of the derived architecture with the supernet's weights, its batch statistics recomputed; and
-    `supernet_loss` and `supernet_<metric>` of the mixture, if that is what the weights are trained for.
+    `supernet_loss` and `supernet_<metric>` of the mixture, where a step computes mixtures.
     """
     algorithm, space = view.algorithm, view.space
     assert algorithm.logits is not None
@@ -33,12 +34,20 @@ def by_weight(view: View) -> Review:
     arch, mixture = algorithm.derive(view.state), algorithm.mixture(logits)
     record: dict[str, Any] = {"alphas": as_lists(logits), "probabilities": as_lists(mixture)}
     if view.score is not None:
-        # One-hot weights, not an index: the same compiled program evaluates both.
-        mixed = view.score(mixture)
-        derived = view.score(space.one_hot(arch), recalibrate=True)
-        record |= {f"supernet_{name}": value for name, value in mixed.items()}
+        if not algorithm.one_path:
+            record |= {f"supernet_{name}": value for name, value in view.score(mixture).items()}
+        derived = view.score(_computable(space, arch, algorithm.one_path), recalibrate=True)
         record |= {f"derived_{name}": value for name, value in derived.items()}
     return Review(record, arch)
+
+
+def _computable(space: Space, arch: dict[str, Any], one_path: bool) -> dict[str, jax.Array]:
+    """A decision as arrays: indices after steps of one path, unless a layer is left out, else weights.
+
+    A mixture and one-hot weights are evaluated by the same compiled program.
+    """
+    left_out = any(spec.kind == LAYER and arch[key] == () for key, spec in space.items())
+    return space.sampled(arch) if one_path and not left_out else space.one_hot(arch)
 
 
 def as_lists(arrays: dict[str, jax.Array]) -> dict[str, list[float]]:

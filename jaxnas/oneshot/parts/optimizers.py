@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxnas.checks import check_optimizer
 from jaxnas.oneshot.engine.plan import Plan
 
 
@@ -55,6 +56,7 @@ def adam(
 
 def given(plan: Plan, optimizer: optax.GradientTransformation | None) -> optax.GradientTransformation | None:
     """The optimiser of the architecture that a method was given, if any. ValueError if `arch_lr` is given too."""
+    check_optimizer("the optimiser of the architecture", optimizer)
     if optimizer is not None and plan.arch_lr is not None:
         raise ValueError("give arch_lr or an optimiser of the architecture, not both: it has its own learning rate.")
     return optimizer

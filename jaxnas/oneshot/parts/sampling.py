@@ -12,9 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnas.model.architecture import ChoiceSpec
-
-Gated = tuple
+from jaxnas.model.architecture import ChoiceSpec, Gated
 from jaxnas.model.space import Space
 from jaxnas.oneshot.parts.part import part
 from jaxnas.oneshot.parts.relaxation import Logits, Relaxation, init_alphas, relax

@@ -10,7 +10,8 @@ import optax
 
 from jaxnas.model import functional
 from jaxnas.oneshot.engine.base import SearchState
-from jaxnas.programs.evaluation import LossFn, MetricsFn
+from jaxnas.programs.losses import LossFn, as_loss
+from jaxnas.programs.metrics import MetricsFn, as_metrics
 
 State = TypeVar("State", bound=SearchState)
 
@@ -44,13 +45,14 @@ def supernet(
       grad_clip: largest global norm of the gradient, or None.
       loss_fn, metrics: of (output, labels).
     """
+    objective, measured = as_loss(loss_fn), as_metrics(metrics)
     clip = optax.identity() if grad_clip is None else optax.clip_by_global_norm(grad_clip)
 
     def loss(params: Any, model_state: Any, arch: Any, batch: Any, rng: jax.Array) -> tuple[jax.Array, Any]:
         x, y = batch
         variables = {"params": params, **model_state}
         output, updates = model.apply(variables, x, arch, train=True, rngs=rng, mutable=list(model_state))
-        return loss_fn(output, y), (metrics(output, y), {**model_state, **updates})
+        return objective(output, y, arch), (measured(output, y, arch), {**model_state, **updates})
 
     def train(state: State, arch: Any, batch: Any, rng: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         (value, (scores, model_state)), gradients = jax.value_and_grad(loss, has_aux=True)(
