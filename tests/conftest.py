@@ -29,6 +29,15 @@ def shared_data():
 
 
 @pytest.fixture(scope="session")
+def cases():
+    """The folder of inputs from public reports beside the checkout."""
+    folder = SHARED_DATA.parent / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"needs the files in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def cifar10(shared_data):
     """Real CIFAR-10."""
     pytest.importorskip("tensorflow_datasets")

@@ -1,17 +1,23 @@
 """Black-box searchers: pure ask and tell, whole searches inside jit, and searches with a Python evaluator."""
 
+import inspect
+import io
 import json
 import math
+import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import jaxnas
 from jaxnas import ArchitectureError, ChoiceSpec, RunError, Space, rollout
 from jaxnas.benchmarks import nasbench201
 from jaxnas.blackbox import evolution, grid_search, local_search, random_search, reinforce
+from jaxnas.blackbox.options import TRIAL_DEFAULTS
 
 OPS = Space({name: ChoiceSpec("layer", 3, ("a", "b", "c")) for name in ("x", "y", "z")})
 MIXED = Space(
@@ -303,7 +309,131 @@ def test_a_failed_trial_is_not_tried_again_when_a_search_continues(tmp_path):
     assert [t.error for t in again.trials] == [t.error for t in first.trials] == ["OSError: disk full"] * 5
     assert [t.arch for t in again.trials] == [t.arch for t in first.trials]
     with pytest.raises(ValueError, match="all 5 trials failed; the first: OSError: disk full"):
+        _ = first.best
+    with pytest.raises(ValueError, match="disk full .5 of them are failures that the history records; retry_failures="):
         _ = again.best
+
+
+@searches
+def test_failures_of_a_history_are_said_and_evaluated_again_on_request(name, tmp_path, capsys):
+    path, asked = tmp_path / "h.jsonl", []
+
+    def broken(arch):
+        if arch["y"] == "c":
+            raise NameError("name 'modle' is not defined")
+        return fixed_value(arch)
+
+    def repaired(arch):
+        asked.append(tuple(arch.values()))
+        return fixed_value(arch)
+
+    first = SEARCHES[name](OPS, broken, trials=15, history=path, progress=False)
+    failed = [trial for trial in first.trials if trial.error]
+    assert failed
+    capsys.readouterr()
+    SEARCHES[name](OPS, repaired, trials=15, history=path)
+    said = capsys.readouterr().out
+    assert not asked
+    assert f"15 trials are taken from {path}" in said
+    assert f"NameError: name 'modle' is not defined  ({len(failed)} of them are failures that the history rec" in said
+
+    again = SEARCHES[name](OPS, repaired, trials=15, history=path, retry_failures=True, progress=False)
+    whole = SEARCHES[name](OPS, fixed_value, trials=15, progress=False)
+    assert [t[:3] for t in again.trials] == [t[:3] for t in whole.trials]  # as if nothing had failed
+    good = {tuple(trial.arch.values()) for trial in first.trials if trial.error is None}
+    assert not good & set(asked)  # what had been evaluated was not evaluated again
+    assert len(asked) == 15 - len(good & {tuple(trial.arch.values()) for trial in again.trials})
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    course = [line["arch"] for line in lines if "spare" not in line]
+    assert course == [trial.arch for trial in whole.trials]
+    asked.clear()
+    third = SEARCHES[name](OPS, repaired, trials=15, history=path, progress=False)
+    assert [t[:3] for t in third.trials] == [t[:3] for t in again.trials]
+    assert not asked
+
+
+def test_a_retry_that_is_killed_loses_no_score(tmp_path):
+    path = tmp_path / "h.jsonl"
+
+    def broken(arch):
+        return math.nan if arch["x"] == "a" else fixed_value(arch)
+
+    def killed(arch):
+        raise KeyboardInterrupt
+
+    jaxnas.grid_search.search(OPS, broken, history=path, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        jaxnas.grid_search.search(OPS, killed, history=path, retry_failures=True, progress=False)
+    asked = []
+    jaxnas.grid_search.search(OPS, lambda arch: asked.append(arch) or 1.0, history=path, progress=False)
+    assert [arch["x"] for arch in asked] == ["a"] * 9
+
+
+@searches
+def test_several_evaluations_give_mean_and_spread(name, tmp_path):
+    def evaluate(arch, repeat):
+        return fixed_value(arch) + (0, 3, 6)[repeat]
+
+    options = {"trials": 5, "evaluations": 3, "history": tmp_path / "h.jsonl"}
+    found = SEARCHES[name](OPS, evaluate, **options)
+    assert [trial.score for trial in found.trials] == [fixed_value(trial.arch) + 3 for trial in found.trials]
+    assert all(trial.metrics == {"std": 3.0} for trial in found.trials)
+    assert SEARCHES[name](OPS, evaluate, **options).trials == found.trials
+    with pytest.raises(RunError, match="settings was"):
+        SEARCHES[name](OPS, fixed_value, trials=5, history=tmp_path / "h.jsonl")
+
+    def sometimes(arch, repeat):
+        return 1.0 if repeat < 2 else math.inf
+
+    failed = SEARCHES[name](OPS, sometimes, trials=1, evaluations=3)
+    assert failed.trials[0].error.startswith("evaluation 3 of 3: the evaluator gave inf")
+
+
+def test_an_evaluation_that_fails_is_tried_again():
+    calls = []
+
+    def flaky(arch):
+        calls.append(arch)
+        if len(calls) % 3:
+            raise OSError("busy")
+        return 1.0
+
+    found = jaxnas.random_search.search(OPS, flaky, trials=4, retries=2)
+    assert [trial.score for trial in found.trials] == [1.0] * 4
+    assert len(calls) == 12
+    calls.clear()
+    assert jaxnas.random_search.search(OPS, flaky, trials=1, retries=1).trials[0].error == "OSError: busy"
+
+
+def test_a_shuffled_grid_visits_every_architecture_once_in_an_order_of_the_seed():
+    def course(seed, **options):
+        found = jaxnas.grid_search.search(MIXED, lambda arch: 0.0, seed=seed, progress=False, **options)
+        return [tuple(trial.arch.values()) for trial in found.trials]
+
+    plain, shuffled = course(0), course(0, shuffle=True)
+    assert sorted(map(str, shuffled)) == sorted(map(str, plain))
+    assert shuffled != plain
+    assert course(1, shuffle=True) != shuffled
+    assert course(0, shuffle=True) == shuffled
+    # The first third of it has each candidate of a choice about equally often.
+    assert all(12 <= [arch[0] for arch in shuffled[:48]].count(op) <= 20 for op in "abc")
+    # Ranges of either order are its parts.
+    assert course(0, start=40, stop=90) == plain[40:90]
+    assert course(0, start=100, shuffle=True) == shuffled[100:]
+
+
+def test_a_filter_does_not_lead_out_of_a_range():
+    found = jaxnas.grid_search.search(OPS, lambda arch: 0.0, start=3, stop=9, filter=lambda arch: arch["z"] != "a")
+    archs = ["".join(trial.arch.values()) for trial in found.trials]
+    assert archs == ["abb", "abc", "acb", "acc"]
+    assert found.exhausted
+
+
+def test_a_shuffled_grid_of_a_space_too_large_to_count():
+    space = Space({f"{i}": ChoiceSpec("layer", 7) for i in range(40)})
+    found = jaxnas.grid_search.search(space, lambda arch: 0.0, shuffle=True, trials=50, progress=False)
+    assert len({tuple(trial.arch.values()) for trial in found.trials}) == 50
+    assert len({trial.arch["0"] for trial in found.trials}) == 7
 
 
 @searches
@@ -387,16 +517,89 @@ def test_bad_arguments_are_refused(call, error, message):
         call()
 
 
-def test_progress_is_told(capsys):
+class Net(nn.Module):
+    """Takes an architecture as evaluators do."""
+
+    @nn.compact
+    def __call__(self, arch):
+        return arch
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "message"),
+    [
+        (Net(), "evaluate is the model Net; expected a function"),
+        (Net, "evaluate is the class Net; expected a function"),
+        (0.5, "evaluate is 0.5; expected a function"),
+        (None, "evaluate is None; expected a function"),
+        (lambda: 1.0, "cannot be called as evaluate.arch.: too many positional arguments"),
+        (lambda arch, data: 1.0, "cannot be called as evaluate.arch.: missing a required argument: 'data'"),
+    ],
+)
+def test_an_evaluator_that_is_no_function_of_an_architecture_is_refused(evaluate, message, tmp_path):
+    for search in SEARCHES.values():
+        with pytest.raises(TypeError, match=message):
+            search(OPS, evaluate, history=tmp_path / "h.jsonl")
+    assert not (tmp_path / "h.jsonl").exists()
+
+
+@searches
+def test_a_model_in_place_of_the_space_and_misspelt_options_are_refused(name):
+    with pytest.raises(TypeError, match=r"space is Net; expected a jaxnas.Space: .*jaxnas.space"):
+        SEARCHES[name](Net, fixed_value)
+    with pytest.raises(TypeError, match="has no argument 'trails'. Did you mean 'trials'"):
+        SEARCHES[name](OPS, fixed_value, trails=3)
+    with pytest.raises(TypeError, match="filter is 3; expected a function"):
+        SEARCHES[name](OPS, fixed_value, filter=3)
+
+
+def test_what_gives_a_model_has_failed():
+    found = jaxnas.random_search.search(OPS, lambda arch: Net(), trials=1)
+    assert found.trials[0].error == "the evaluator gave a model, Net; expected its score."
+
+
+@searches
+def test_help_lists_every_option(name):
+    search = getattr(jaxnas, name).search
+    signature = inspect.signature(search)
+    assert set(TRIAL_DEFAULTS) < set(signature.parameters)
+    assert not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    assert signature.parameters["trials"].default == (None if name == "grid_search" else 100)
+    text = inspect.getdoc(search)
+    assert all(f"  {option}: " in text for option in TRIAL_DEFAULTS)
+
+
+def test_what_was_found_is_shown_in_a_line():
+    found = jaxnas.grid_search.search(OPS, lambda arch: 1 / "abc".index(arch["x"]), trials=20)
+    assert repr(found) == "Trials(20 trials (9 failed), best 1 of b a a)"
+    assert repr(found.trials[0]).startswith("Trial({'x': 'a', 'y': 'a', 'z': 'a'}, failed: ZeroDivisionError")
+    assert repr(found.trials[-1]) == "Trial({'x': 'c', 'y': 'a', 'z': 'b'}, score 0.5)"
+
+
+def test_progress_is_told_by_default(capsys):
     def evaluate(arch):
         if arch["x"] == "a":
             raise ValueError("no")
         return 1.5
 
-    jaxnas.grid_search.search(OPS, evaluate, progress=True)
+    jaxnas.grid_search.search(OPS, evaluate)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("trial 1/27  failed: ValueError: no")
-    assert lines[-1].startswith("trial 27/27  score 1.5000")
+    assert lines[-1].startswith("trial 27/27  score 1.5000  best 1.5000 (trial 10)  9 failed so far")
+    assert len(lines) == 15  # the first, every second and the last
+    jaxnas.random_search.search(OPS, evaluate, trials=3, progress=False)
+    assert capsys.readouterr().out == ""
     told = []
     jaxnas.grid_search.search(OPS, evaluate, trials=4, progress=told.append)
     assert [trial.arch["z"] for trial in told] == ["a", "b", "c", "a"]
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch):
+    console = pytest.importorskip("rich.console")
+    screen = io.StringIO()
+    terminal = partial(console.Console, file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(console, "Console", terminal)
+    jaxnas.grid_search.search(OPS, fixed_value, trials=5)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "trial 1/5  score 1.0000" in shown
+    assert re.search(r"trial 5/5 .*best 2.0000", shown)

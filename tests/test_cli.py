@@ -1,12 +1,16 @@
 """The command line, run as a user runs it."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from jaxnas import version
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "experiments.quickstart:Net"
@@ -27,6 +31,7 @@ def run(tmp_path_factory):
 
 def test_search_leaves_a_run(run):
     folder, out = run
+    assert re.match(r"jaxnas [0-9.]+ search darts: reading model and data\n", out)
     assert "epoch 3/3" in out
     assert "compiling" in out
     arch = json.loads((folder / "final_arch.json").read_text())
@@ -157,3 +162,30 @@ def test_import_needs_only_the_core():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_version_and_what_is_not_installed():
+    done = jaxnas("--version")
+    assert done.stdout == f"jaxnas {version.__version__}\n"
+    script = "import sys; sys.modules['typer'] = None; import jaxnas.cli; jaxnas.cli.main()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == 'the command line needs typer: pip install -e ".[cli]" in the checkout of jaxnas.\n'
+
+
+def test_hints_name_no_package_that_is_on_no_index():
+    hint = re.compile("pip install " + r"[\"']?jaxnas")
+    files = [
+        *ROOT.glob("*.md"),
+        *(file for part in ("jaxnas", "docs", "experiments") for file in ROOT.glob(f"{part}/**/*")),
+    ]
+    for file in files:
+        if file.suffix in (".py", ".md", ".toml") and file.name != "running.py":
+            assert not hint.search(file.read_text()), file
+
+
+def test_an_editable_install_is_a_path_that_type_checkers_read():
+    """setuptools installs a path, and no import hook, where the folder of the packages is given and holds them all."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["package-dir"] == {"": "."}
+    assert "py.typed" in settings["package-data"]["jaxnas"]

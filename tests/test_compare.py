@@ -13,6 +13,7 @@ from made_runs import write_run, write_training
 from rich.console import Console
 
 from jaxnas import ChoiceSpec, RunError, Space
+from jaxnas.cli import plotting
 from jaxnas.cli.plotting import tables
 from jaxnas.report import compare, figures
 
@@ -204,6 +205,18 @@ def test_the_picture_has_a_line_per_run_and_a_band_for_seeds(seeds, tmp_path):
     text = [t.strip() for t in ElementTree.parse(file).getroot().itertext() if t.strip()]
     for words in ("derived accuracy", "epoch", "darts: mean of 3 seeds", "_ot$h$er"):
         assert words in text
+
+
+def test_without_a_name_no_earlier_picture_is_replaced(seeds, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("compare.png").write_text("mine")
+    for _ in range(2):
+        plotting.compare(seeds)
+    assert Path("compare.png").read_text() == "mine"
+    assert "picture in compare-2.png" in capsys.readouterr().out
+    assert Path("compare-2.png").read_bytes() == Path("compare-3.png").read_bytes()
+    plotting.compare(seeds, out=Path("compare-3.png"))  # a name that is given is meant
+    assert not Path("compare-4.png").exists()
 
 
 def test_on_the_command_line(seeds, tmp_path):

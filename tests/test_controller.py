@@ -35,6 +35,19 @@ CELLS = Space(
 )
 
 
+TWO_CELLS = Space(
+    {
+        f"{kind}/node_{i}/{part}": spec
+        for kind in ("normal", "reduce")
+        for i, inputs in enumerate([("x", "y"), ("x", "y", f"{kind}/node_0")])
+        for part, spec in (
+            ("in", ChoiceSpec(INPUT, len(inputs), inputs, 1)),
+            ("op", ChoiceSpec(LAYER, 2, ("conv", "pool"))),
+        )
+    }
+)
+
+
 def make(space, *, scale=20.0, seed=0, **options):
     """A controller whose random parameters are large enough for its probabilities to differ."""
     policy = enas.controller(space, lstm_size=7, **options)
@@ -103,6 +116,7 @@ def by_hand(policy, params, arch, *, extra=False, tanh=1.5, reduce=1.0, target=0
             lstm()
             first = rows[spec.labels]
             logits = p["op_output"][first : first + spec.n_candidates] @ h
+            logits += p.get("op_bias", np.zeros(99))[first : first + spec.n_candidates]
             logits = tanh / reduce * np.tanh(logits)
             log_prob += logits[arch[key]] - np.log(np.exp(logits).sum())
             x = p["op_embedding"][first + arch[key]]
@@ -124,8 +138,8 @@ def by_hand(policy, params, arch, *, extra=False, tanh=1.5, reduce=1.0, target=0
                 penalty += (take * np.log(take / target) + (1 - take) * np.log((1 - take) / (1 - target))).sum()
                 x = arch[key] @ vectors / (1 + arch[key].sum())
         anchors[key] = h
-        group = key.split("/")[0]
-        if "/" in key:
+        group = key.rpartition("/")[0]
+        if group:
             anchors[group] = h
             if extra and not any(later.startswith(group) for later in keys[n + 1 :]):
                 lstm()
@@ -144,6 +158,43 @@ def test_log_probabilities_are_those_of_the_equations(space, extra, embedding):
         log_prob, penalty = by_hand(policy, params, arch, extra=extra, reduce=2.5)
         assert float(scored.log_prob[i]) == pytest.approx(log_prob, abs=1e-4)
         assert float(scored.skip_penalty[i]) == pytest.approx(penalty, abs=1e-4)
+
+
+def test_the_last_node_of_a_cell_has_its_extra_step_and_the_next_cell_starts_anew():
+    """As in the authors' micro controller; nothing names the last node."""
+    policy, params = make(TWO_CELLS, cell_exit_extra_step=True, step_embedding=False)
+    sampled = jax.vmap(TWO_CELLS.sample)(jax.random.split(jax.random.key(0), 30))
+    scored = jax.jit(jax.vmap(policy.score, (None, 0)))(params, sampled)
+    expected = [by_hand(policy, params, {k: v[i] for k, v in sampled.items()}, extra=True)[0] for i in range(30)]
+    np.testing.assert_allclose(scored.log_prob, expected, atol=1e-4)
+    # 2 steps for the inputs of both cells; per cell 2 nodes of 2 decisions, and a step at the end of each node
+    assert make(TWO_CELLS, cell_exit_extra_step=True)[1]["step"].shape[0] == 2 + 2 * 2 * 3
+
+
+def test_the_skip_penalty_may_be_the_mean_over_the_layers():
+    """The authors'; for 12 layers, of which 11 have skips, the sum is 11 times as much."""
+    space = jaxnas.space(jaxnas.spaces.enas_macro(layers=12), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))
+    arch = space.sample(jax.random.key(0))
+    policy, params = make(space)
+    authors, _ = make(space, skip_reduction="mean")
+    total, mean = policy.score(params, arch), authors.score(params, arch)
+    assert float(total.skip_penalty) == pytest.approx(11 * float(mean.skip_penalty), rel=1e-5)
+    assert float(total.log_prob) == float(mean.log_prob)
+
+
+def test_a_learnt_bias_starts_as_told_and_is_shared_by_equal_choices():
+    start = {"conv": 10.0, "pool": 0.0}
+    policy, params = make(CELLS, scale=1.0, op_bias=lambda key, spec: [start[name] for name in spec.names])
+    np.testing.assert_array_equal(params["op_bias"], [10, 0])
+    plain = {key: leaf for key, leaf in params.items() if key != "op_bias"}
+    same = enas.controller(CELLS, lstm_size=7).init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, plain, same)  # other parameters are drawn as without it
+    arch = {"node_0/in": 0, "node_0/op": 0, "node_1/in": 0, "node_1/op": 1}
+    assert float(policy.score(params, arch).log_prob) == pytest.approx(by_hand(policy, params, arch)[0], abs=1e-4)
+    gradient = jax.grad(lambda p: policy.score(p, arch).log_prob)({**params, "op_bias": jnp.zeros(2)})
+    assert float(jnp.abs(gradient["op_bias"]).min()) > 0
+    with pytest.raises(ValueError, match=r"op_bias gives shape \(3,\) for choice 'node_0/op'"):
+        enas.controller(CELLS, op_bias=lambda key, spec: [0.0] * 3)
 
 
 @st.composite
@@ -255,6 +306,7 @@ def test_an_architecture_it_cannot_have_produced_is_named(arch, message):
         (MIXED, {"tanh_constant": -1.0}, ValueError, "tanh_constant"),
         (MIXED, {"temperature": 0.0}, ValueError, "temperature"),
         (MIXED, {"skip_target": 1.0}, ValueError, "skip_target"),
+        (MIXED, {"skip_reduction": "max"}, ValueError, 'skip_reduction must be "sum" or "mean"; got .max'),
     ],
 )
 def test_what_it_cannot_do_is_said(space, options, error, message):

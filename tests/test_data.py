@@ -1,6 +1,9 @@
 """Data: names, files, arrays, normalisation, augmentation, batches."""
 
 import dataclasses
+import sys
+import types
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -203,3 +206,181 @@ def test_images_of_different_sizes_are_resized_on_request(tmp_path, monkeypatch)
     assert dataset.x_train.shape == (2, 3, 4, 1)
     assert (dataset.x_train == 9).all()
     assert dataset.source == {"name": "fake", "data_dir": None, "image_size": (3, 4)}
+
+
+# ---------------------------------------------------------------------- folders of images
+
+
+def picture(path, value=9, size=(6, 4), mode="RGB"):
+    """Writes an image of one colour, (width, height)."""
+    image = pytest.importorskip("PIL.Image")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.new(mode, size, value if mode in ("L", "I", "1") else (value,) * len(mode)).save(path)
+
+
+def classes(root, names=("cat", "dog"), each=3, **options):
+    for number, name in enumerate(names):
+        for i in range(each):
+            picture(root / name / f"{i}.png", value=10 * number + i, **options)
+
+
+def test_a_folder_of_class_named_images(tmp_path):
+    classes(tmp_path / "pets")
+    (tmp_path / "pets" / "README.txt").write_text("about")
+    (tmp_path / "pets" / "cat" / ".DS_Store").write_text("")
+    for data in (as_dataset(str(tmp_path / "pets")), as_dataset(tmp_path / "pets")):
+        assert data.x_train.shape == (6, 4, 6, 3)
+        assert data.x_train.dtype == np.uint8
+        assert data.x_train[:, 0, 0, 0].tolist() == [0, 1, 2, 10, 11, 12]
+        assert data.y_train.tolist() == [0, 0, 0, 1, 1, 1]
+        assert (data.num_classes, data.name, data.x_test) == (2, "pets", None)
+    again = load(**data.source)
+    np.testing.assert_array_equal(again.x_train, data.x_train)
+
+
+def test_a_folder_with_train_and_test(tmp_path):
+    classes(tmp_path / "train", names=("a", "b", "c"), mode="L")
+    classes(tmp_path / "test", names=("b", "c"), each=1, mode="L")
+    data = load(tmp_path)
+    assert data.x_train.shape == (9, 4, 6, 1)
+    assert data.y_test.tolist() == [1, 2]
+    assert data.num_classes == 3
+    (tmp_path / "test").rename(tmp_path / "val")
+    assert load(tmp_path).y_test.tolist() == [1, 2]
+    classes(tmp_path / "val", names=("d",), each=1)
+    with pytest.raises(jaxnas.DataError, match=r"val: has the classes .'d'., which .*train lacks"):
+        load(tmp_path)
+
+
+def test_images_of_several_kinds_become_one(tmp_path):
+    classes(tmp_path, names=("grey", "odd"), mode="L")
+    picture(tmp_path / "colour" / "a.png")
+    picture(tmp_path / "odd" / "clear.png", mode="RGBA")
+    picture(tmp_path / "odd" / "palette.gif", mode="RGB")
+    assert load(tmp_path).x_train.shape == (9, 4, 6, 3)
+
+
+def test_images_are_turned_as_they_were_taken(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    classes(tmp_path, size=(4, 6))
+    turned = image.new("RGB", (6, 4))
+    turned.getexif()[0x0112] = 6  # the camera was held upright
+    turned.save(tmp_path / "cat" / "upright.png", exif=turned.getexif())
+    assert load(tmp_path).x_train.shape == (7, 6, 4, 3)
+
+
+def test_sizes_that_differ_are_named_with_what_to_do(tmp_path):
+    classes(tmp_path)
+    picture(tmp_path / "dog" / "large.jpg", size=(9, 7))
+    message = r"differ in shape .6 of .4, 6, 3., 1 of .7, 9, 3..; .*image_size=.4, 6."
+    with pytest.raises(jaxnas.DataError, match=message):
+        load(tmp_path)
+    assert load(tmp_path, image_size=(5, 8)).x_train.shape == (7, 5, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda at: picture(at / "stray.png"), r"stray.png: an image outside of the folders of classes"),
+        (lambda at: (at / "cow").mkdir(), r"cow: is empty; expected images of the class 'cow'"),
+        (lambda at: (at / "cat" / "x.csv").write_text("1"), r"x.csv: is no image"),
+        (lambda at: (at / "cat" / "x.png").write_bytes(b"\x89PNG no more"), r"x.png: cannot be read as an image"),
+        (lambda at: picture(at / "cat" / "x.tif", mode="I"), r"x.tif: has pixels of the kind 'I.*8 bits"),
+        (lambda at: classes(at / "train"), r"has the folders .'cat', 'dog'. beside train"),
+        (lambda at: classes(at / "test"), r"has a folder test, but none named train"),
+    ],
+)
+def test_folders_that_do_not_fit_are_named(tmp_path, spoil, message):
+    classes(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(jaxnas.DataError, match=message):
+        load(tmp_path)
+
+
+def test_a_folder_without_classes_and_paths_that_are_not_there(tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    with pytest.raises(jaxnas.DataError, match="holds 1 folders; expected one per class, at least 2"):
+        load(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for path in ("data/pets", "./pets", "~/no such folder", "/nowhere/pets"):
+        with pytest.raises(jaxnas.DataError, match="there is no such file or folder"):
+            load(path)
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "cifar-10", "Cifar_10"])
+def test_a_name_in_another_writing(name):
+    with pytest.raises(jaxnas.DataError, match="did you mean 'cifar10'"):
+        load(name)
+
+
+def test_names_of_tensorflow_datasets_are_proposed():
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(jaxnas.DataError, match="Did you mean 'fashion_mnist'"):
+        load("fashion-mnst")
+
+
+# ---------------------------------------------------------------------- like Hugging Face's
+
+
+class Image:
+    """Stands for the feature of that name."""
+
+
+class ClassLabel:
+    """Stands for the feature of that name."""
+
+    num_classes = 3
+
+
+class Split(list):
+    """What a `datasets.Dataset` is like: rows, and features by column."""
+
+    features: ClassVar = {"img": Image(), "fine": ClassLabel(), "id": "int64"}
+
+
+def rows(labels, size=(6, 4)):
+    image = pytest.importorskip("PIL.Image")
+    return Split({"img": image.new("RGB", size, (n, n, n)), "fine": n, "id": 7} for n in labels)
+
+
+def test_a_dataset_of_hugging_face_and_one_of_several_splits():
+    one = as_dataset(rows([0, 1, 2, 1]))
+    assert one.x_train.shape == (4, 4, 6, 3)
+    assert one.x_train[:, 0, 0, 0].tolist() == one.y_train.tolist() == [0, 1, 2, 1]
+    assert (one.num_classes, one.x_test) == (3, None)
+    both = as_dataset({"train": rows([0, 1]), "validation": rows([2]), "test": rows([1, 0])})
+    assert both.y_test.tolist() == [1, 0]
+
+
+def test_what_hugging_faces_data_lack_is_named():
+    with pytest.raises(jaxnas.DataError, match=r"has no split train; it has .'test'"):
+        as_dataset({"test": rows([0])})
+    with pytest.raises(jaxnas.DataError, match=r"the split test has examples without a label .-1"):
+        as_dataset({"train": rows([0, 1]), "test": rows([-1])})
+    with pytest.raises(jaxnas.DataError, match=r"images differ in shape"):
+        as_dataset({"train": rows([0, 1]), "test": rows([0], size=(5, 5))})
+    text = Split({"text": "a", "fine": 1} for _ in range(2))
+    text.features = {"text": "string", "fine": ClassLabel()}
+    with pytest.raises(jaxnas.DataError, match=r"has the columns .'text', 'fine'., of which 0 are of the kind Image"):
+        as_dataset(text)
+
+
+def test_a_name_of_hugging_face(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(jaxnas.DataError, match="is read by Hugging Face's datasets: pip install datasets"):
+        load("hf:owner/pets")
+    asked = []
+
+    def load_dataset(name, cache_dir):
+        asked.append((name, cache_dir))
+        if name == "gone":
+            raise ConnectionError("no network")
+        return {"train": rows([0, 1])}
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    data = load("hf:owner/pets", data_dir=tmp_path, image_size=(3, 3))
+    assert asked == [("owner/pets", str(tmp_path))]
+    assert data.x_train.shape == (2, 3, 3, 3)
+    assert data.source == {"name": "hf:owner/pets", "data_dir": str(tmp_path), "image_size": (3, 3)}
+    with pytest.raises(jaxnas.DataError, match="'hf:gone': cannot be loaded: ConnectionError: no network"):
+        load("hf:gone")

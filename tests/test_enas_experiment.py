@@ -3,8 +3,12 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import jaxnas
 from experiments.enas.settings import SETTINGS
 from experiments.enas.steps import compare, limited, run
 from experiments.enas.steps import search as search_step
@@ -54,3 +58,22 @@ def test_the_experiment_runs_in_pieces(images, tmp_path, capsys):
     assert runs.read_result(tmp_path / "final")["status"] == "finished"
     report = json.loads((tmp_path / "comparison.json").read_text())
     assert 0 <= report["derived"] <= 1
+
+
+def test_the_papers_micro_controller_has_the_authors_biases():
+    settings = SETTINGS["micro", "paper"].search
+    space = jaxnas.space(spaces.enas_micro(cells=3, filters=4), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))
+    policy = settings.controller(space)
+    params = jax.tree.map(jnp.zeros_like, policy.init(jax.random.key(0)))
+    params["op_bias"] = policy.init(jax.random.key(0))["op_bias"]
+    assert params["op_bias"].tolist() == [10, 10, 0, 0, 0]
+
+    def log_prob(**changes):
+        arch = dict.fromkeys(space, 0) | {key: 2 for key in space if key.endswith("_op")}
+        return float(policy.score(params, arch | changes).log_prob)
+
+    # With all else zero: bound · tanh(10) or 0, and a quarter up or down in the normal cell.
+    bound = 1.1 / 2.5 * np.tanh(10)
+    normal, reduce = (log_prob(**{f"{kind}/node_0/x_op": 1}) - log_prob() for kind in ("normal", "reduce"))
+    assert normal == pytest.approx(bound + 0.5, abs=1e-5)
+    assert reduce == pytest.approx(bound, abs=1e-5)

@@ -1,6 +1,7 @@
 """Genotypes: the authors' text read and written, architectures made of them and derived from weights."""
 
 import ast
+import json
 import re
 
 import jax.numpy as jnp
@@ -106,6 +107,148 @@ def test_one_hot_weights_and_sampled_values_give_the_same(genotype):
     assert arch_of(genotype_of(CHOICES.one_hot(arch))) == arch
     filled = {key: value or "sep_conv_3x3" for key, value in arch.items()}  # an unused edge has some operation
     assert genotype_of(CHOICES.sampled(filled)) == in_order(genotype)
+
+
+def nested(edges):
+    return [list(edges[i : i + 2]) for i in range(0, 8, 2)]
+
+
+SAME_TEXTS = {
+    "numpy numbers": re.sub(r"', (\d)", r"', np.int64(\1)", DARTS_V2_TEXT),
+    "numpy strings": re.sub(r"('\w+')", r"np.str_(\1)", DARTS_V2_TEXT),
+    "list of a range": DARTS_V2_TEXT.replace("range(2, 6)", "list(range(2, 6))"),
+    "arange": DARTS_V2_TEXT.replace("range(2, 6)", "np.arange(2, 6)"),
+    "numpy.arange": DARTS_V2_TEXT.replace("range(2, 6)", "numpy.arange(2, 6, dtype=int)", 1),
+    "an array": DARTS_V2_TEXT.replace("range(2, 6)", "array([2, 3, 4, 5])"),
+    "byte order mark": "\ufeff" + DARTS_V2_TEXT,
+    "a line of a log": f"08/04 01:23:45 PM genotype = {DARTS_V2_TEXT}\n",
+    "a log that names it": f"INFO genotype: {DARTS_V2_TEXT} after 50 epochs (1.2 GPU-days)",
+    "a module": DARTS_V2_TEXT.replace("Genotype(", "genotypes.Genotype("),
+    "an annotation": f"DARTS: Genotype = {DARTS_V2_TEXT}",
+    "a trailing comma": f"DARTS = {DARTS_V2_TEXT},",
+    "commas inside": DARTS_V2_TEXT.replace(")]", "),]").replace("range(2, 6))", "range(2, 6),)"),
+    "comments": f"# found\n{DARTS_V2_TEXT.replace(', (', ', # yes' + chr(10) + '(')}  # end",
+    "nested per node": str(DARTS_V2._replace(normal=nested(DARTS_V2.normal), reduce=nested(DARTS_V2.reduce))),
+}
+
+
+@pytest.mark.parametrize("name", SAME_TEXTS)
+def test_the_ways_people_keep_a_genotype_are_read(name):
+    assert SAME_TEXTS[name] != DARTS_V2_TEXT
+    assert Genotype.parse(SAME_TEXTS[name]) == DARTS_V2
+
+
+def test_a_genotype_of_numpy_values_is_written_so_that_it_reads_back():
+    edges = [(np.str_(operation), np.int64(source)) for operation, source in DARTS_V2.normal]
+    genotype = DARTS_V2._replace(normal=edges, normal_concat=np.arange(2, 6))
+    assert "np." not in str(genotype)
+    assert Genotype.parse(str(genotype)) == DARTS_V2
+    assert arch_of(genotype) == arch_of(DARTS_V2)
+
+
+def test_the_position_of_what_cannot_be_read_is_that_in_the_text():
+    lines = ["", "", "   X = Genotype(normal=[('sep_conv_3x3', 0),", "     ('sep_conv_3x3', f(1))], normal_concat=[],"]
+    with pytest.raises(ArchitectureError, match=r"normal: not a list of constants .line 4, column 23."):
+        Genotype.parse("\n".join([*lines, "reduce=[], reduce_concat=[])"]))
+    with pytest.raises(ArchitectureError, match=r"normal: not a list of constants .line 3, column 24."):
+        Genotype.parse(
+            "\n".join([*lines[:2], "   X = Genotype(normal=open('x'), normal_concat=[], reduce=[], reduce_concat=[])"])
+        )
+    with pytest.raises(ArchitectureError, match=r"line 3 cannot be read: .*column"):
+        Genotype.parse("\n\n  X = Genotype(normal=[('a', 0)")
+
+
+# ---------------------------------------------------------------------- files of others
+
+
+def _texts(file):
+    return [line for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_the_published_genotypes_of_the_space_are_read(cases):
+    texts = _texts(cases / "genotypes_in_darts_space.txt")
+    assert len(texts) == 130
+    for text in texts:
+        genotype = Genotype.parse(text)
+        CHOICES.validate(arch_of(genotype))
+        assert Genotype.parse(str(genotype)) == genotype
+
+
+def test_genotypes_of_other_spaces_are_refused_with_what_does_not_fit(cases):
+    reason = ""
+    for line in (cases / "genotypes_not_in_darts_space.txt").read_text().splitlines():
+        if line.startswith("# because: "):
+            reason = line.removeprefix("# because: ")
+        if not line.strip() or line.startswith("#"):
+            continue
+        with pytest.raises(ArchitectureError) as refused:
+            Genotype.parse(line)
+        named = re.match(r"(normal_concat|normal|reduce|parts)", reason)[0]
+        assert named in str(refused.value)
+        if "operation " in reason:
+            assert repr(reason.split()[-1]) in str(refused.value)
+
+
+def test_texts_over_many_lines_are_read_or_refused_with_the_reason(cases):
+    texts = re.split(r"#####.*\n", (cases / "genotypes_raw_layouts.txt").read_text())[1:]
+    assert len(texts) == 3
+    with pytest.raises(ArchitectureError, match=r"normal, edge 4 .into node 4.: the operation is 'none'"):
+        Genotype.parse(texts[0])
+    for text in texts[1:]:
+        CHOICES.validate(arch_of(Genotype.parse(text)))
+
+
+def test_a_json_file_of_nested_genotypes(cases):
+    file = cases / "cdarts_cifar_genotype.json"
+    for text in json.loads(file.read_text()).values():
+        genotype = Genotype.parse(text)
+        flat = re.sub(r"\], \[", ", ", text).replace("[[", "[").replace("]]", "]")
+        assert flat != text
+        assert Genotype.parse(flat) == genotype
+        CHOICES.validate(arch_of(genotype))
+    with pytest.raises(ArchitectureError, match=r"a JSON object of \d+ texts, with the keys .'0', '1'"):
+        Genotype.parse(file.read_text()[:9000])
+    with pytest.raises(
+        ArchitectureError,
+        match=r"cdarts_cifar_genotype.json: holds 3 genotype texts, not one architecture.*Genotype.parse",
+    ):
+        jaxnas.apply_fixed_architecture(spaces.darts_evaluation, file)
+
+
+def test_edges_nested_for_other_nodes_are_refused():
+    three = DARTS_V2._replace(normal=[[("skip_connect", 0), ("skip_connect", 1)]] * 3)
+    with pytest.raises(ArchitectureError, match="normal: got edges nested for 3 nodes; expected 4"):
+        arch_of(three)
+    uneven = [[("skip_connect", 0), ("skip_connect", 1)]] * 3 + [[("skip_connect", 0)]]
+    with pytest.raises(ArchitectureError, match="normal: node 5 has 1 edges; expected 2"):
+        arch_of(DARTS_V2._replace(normal=uneven))
+
+
+def test_a_configuration_of_nasbench301(cases):
+    file = cases / "nasbench301_config.json"
+    config = json.loads(file.read_text())
+    genotype = Genotype.from_nasbench301(config)
+    assert genotype.normal == [
+        *(("skip_connect", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 0), ("skip_connect", 1)),
+        *(("dil_conv_3x3", 0), ("dil_conv_5x5", 2), ("sep_conv_3x3", 1), ("skip_connect", 2)),
+    ]
+    assert genotype.reduce == [
+        *(("max_pool_3x3", 0), ("avg_pool_3x3", 1), ("skip_connect", 0), ("dil_conv_5x5", 1)),
+        *(("sep_conv_3x3", 1), ("sep_conv_5x5", 2), ("sep_conv_3x3", 2), ("dil_conv_3x3", 3)),
+    ]
+    with pytest.raises(ArchitectureError, match=r"is a configuration of NAS-Bench-301; read it by .*from_nasbench301"):
+        jaxnas.load(file)
+    prefix = "NetworkSelectorDatasetInfo:darts:"
+    with pytest.raises(ArchitectureError, match="has no '.*edge_normal_0'"):
+        Genotype.from_nasbench301({})
+    with pytest.raises(ArchitectureError, match="inputs_node_normal_3: got '0_7'; expected as in '0_1'"):
+        Genotype.from_nasbench301({**config, f"{prefix}inputs_node_normal_3": "0_7"})
+
+
+def test_an_export_of_nni_is_read_for_a_space_with_its_keys(cases):
+    space = jaxnas.Space({f"LayerChoice{i}": jaxnas.ChoiceSpec("layer", 4) for i in range(1, 21)})
+    arch = space.fixed(jaxnas.load(cases / "nni_spos_architecture_final.json"))
+    assert list(arch.values()) == [2, 1, 0, 1, 2, 0, 2, 0, 2, 0, 2, 3, 0, 0, 0, 0, 3, 2, 3, 3]
 
 
 BAD_TEXTS = {

@@ -95,6 +95,20 @@ def test_curves_by_their_values(tmp_path):
         assert expected in words
 
 
+def test_no_legend_lies_over_a_curve_or_leaves_the_picture(tmp_path):
+    space = Space({"a": ChoiceSpec("layer", 2)})
+    numbers = {"reward": 0.5, "baseline": 0.4, "train_accuracy": 0.2, "supernet_accuracy": 0.4, "sampled_accuracy": 0.3}
+    run = write_run(tmp_path / "run", space, epochs=6, scores=lambda e: numbers)
+    figure = plots.curves(payload(run))
+    with figures.style():
+        figure.draw_without_rendering()
+        for axis in figure.axes:
+            legend = axis.get_legend().get_window_extent()
+            assert legend.y1 < axis.xaxis.label.get_window_extent().y0
+            assert legend.y0 >= 0
+            assert all(not legend.overlaps(other.get_window_extent()) for other in figure.axes)
+
+
 def test_choices_by_their_values(tmp_path):
     run = write_model_run(tmp_path / "run", Net, X)
     data = payload(run)

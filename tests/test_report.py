@@ -341,9 +341,41 @@ def test_watch_refuses_what_it_cannot_do(served, tmp_path):
     (tmp_path / "other" / "file").write_text("")
     with pytest.raises(jaxnas.RunError, match=f"cannot listen on port {server.server_port}"):
         make_server(tmp_path / "run", port=server.server_port)
-    for path in (tmp_path / "other", tmp_path / "nowhere"):
-        with pytest.raises(jaxnas.RunError, match=r"has no config\.json"):
-            make_server(path, port=0)
+    with pytest.raises(jaxnas.RunError, match=r"has no config\.json"):
+        make_server(tmp_path / "other", port=0)
+
+
+def test_watch_waits_for_a_directory_that_is_not_there_yet(tmp_path, capsys, monkeypatch):
+    run = tmp_path / "later" / "run"
+    with make_server(run, port=0) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert json.loads(get(server)[2])["epochs"] == []
+        run.parent.mkdir()
+        write_run(run)
+        assert json.loads(get(server)[2])["epochs"] == [1, 2]
+        server.shutdown()
+    monkeypatch.setattr("jaxnas.report.watch.Server.serve_forever", lambda self: None)
+    jaxnas.report.serve(tmp_path / "nowhere", port=0)
+    assert f"{tmp_path / 'nowhere'} is not there yet: the page waits" in capsys.readouterr().out
+
+
+def test_what_is_not_installed_is_named_and_nothing_else_is_blamed(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run")
+    for module in ("fast_sugiyama", "plotly.offline"):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, module, None)
+            name = module.split(".")[0].replace("_", "-")
+            message = rf'needs {name}: pip install -e "\.\[report\]" in the checkout of jaxnas\.$'
+            with pytest.raises(jaxnas.RunError, match=message):
+                jaxnas.report.write(run)
+
+
+def test_pictures_need_no_import_of_their_own():
+    script = "import jaxnas; print(jaxnas.report.plots.plot.__name__, jaxnas.report.compare.read.__name__)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["plot", "read"]
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = jaxnas.report.nothing
 
 
 def test_command_line(tmp_path):

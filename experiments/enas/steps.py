@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 
 import jaxnas
 from experiments.enas.settings import Final, Search, Settings
@@ -45,7 +44,7 @@ def search(settings: Search, data: Dataset, *, out: Path, seed: int, minutes: fl
         controller=settings.controller,
         controller_steps=settings.controller_steps,
         controller_samples=settings.controller_samples,
-        controller_optimizer=optax.adam(settings.controller_lr),
+        controller_optimizer=settings.controller_optimizer,
         weight_optimizer=enas.paper_weight_optimizer(
             steps_per_epoch=steps,
             weight_decay=settings.weight_decay,
@@ -53,6 +52,7 @@ def search(settings: Search, data: Dataset, *, out: Path, seed: int, minutes: fl
             lr_min=settings.lr_min,
         ),
         skip_weight=settings.skip_weight,
+        baseline_decay=settings.baseline_decay,
         train_portion=settings.train_portion,
         workdir=out,
         max_minutes=minutes,

@@ -89,6 +89,15 @@ def rollout(
     return Rollout(jax.vmap(searcher.space.from_bits)(bits), scores, observed, state)
 
 
+def check_space(space: Any) -> None:
+    """Raises TypeError for what is no space, such as a model."""
+    if not isinstance(space, Space):
+        what = getattr(space, "__name__", type(space).__name__)
+        raise TypeError(
+            f"space is {what}; expected a jaxnas.Space: that of a model is `jaxnas.space(model_fn, example_input)`."
+        )
+
+
 def rank(score: jax.Array) -> jax.Array:
     """A score to compare by: failed trials (NaN) below all others."""
     return jnp.where(jnp.isnan(score), -jnp.inf, score)

@@ -7,16 +7,18 @@ takes the place of the oldest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxnas.blackbox import trials as trial_loop
-from jaxnas.blackbox.base import SampledArch, Searcher, rank
+from jaxnas.blackbox.base import SampledArch, Searcher, check_space, rank
+from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.checks import check_at_least
 from jaxnas.model.space import Space
+from jaxnas.signatures import documented
 
 
 @struct.dataclass
@@ -47,6 +49,7 @@ def algorithm(space: Space, *, population: int = 100, sample: int = 25) -> Searc
       ValueError: for sizes below 1.
       ArchitectureError: if no choice of the space has an alternative.
     """
+    check_space(space)
     check_at_least(1, population=population, sample=sample)
     example = space.sample(jax.random.key(0))
     space.mutate(jax.random.key(0), example)  # if that is an error, then here rather than inside jit
@@ -106,10 +109,22 @@ def _uniforms(words: tuple[jax.Array, ...]) -> jax.Array:
     return jnp.stack([half.astype(jnp.float32) / 65536 for half in halves])
 
 
+@documented(TrialOptions, defaults=TRIAL_DEFAULTS)
 def search(
-    space: Space, evaluate: Callable[[dict], float], *, population: int = 100, sample: int = 25, **options: Any
+    space: Space,
+    evaluate: Callable[..., float],
+    *,
+    population: int = 100,
+    sample: int = 25,
+    **options: Unpack[TrialOptions],
 ) -> trial_loop.Trials:
-    """Regularised evolution with a Python evaluator. For `options` see `jaxnas.blackbox.trials.run`."""
+    """Regularised evolution with a Python evaluator. What is returned and raised is that of `trials.run`.
+
+    Args:
+      space: what to search.
+      evaluate: `(arch) -> float`, larger is better; `arch` is `{key: int | str | tuple}`.
+      population, sample: see `algorithm`.
+    """
     settings = {"population": population, "sample": sample}
-    searcher = algorithm(space, **settings)
+    searcher = algorithm(space, population=population, sample=sample)
     return trial_loop.run(searcher, evaluate, name="evolution", settings=settings, **options)

@@ -6,7 +6,7 @@ White, Nolen, Savani: Exploring the Loss Landscape in Neural Architecture Search
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,12 @@ import numpy as np
 from flax import struct
 
 from jaxnas.blackbox import trials as trial_loop
-from jaxnas.blackbox.base import SampledArch, Searcher, rank, where
+from jaxnas.blackbox.base import SampledArch, Searcher, check_space, rank, where
+from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.errors import ArchitectureError
 from jaxnas.model.architecture import ChoiceSpec
 from jaxnas.model.space import Space
+from jaxnas.signatures import documented
 
 
 @struct.dataclass
@@ -55,6 +57,7 @@ def algorithm(space: Space, *, first_improvement: bool = False) -> Searcher:
     Raises:
       ArchitectureError: if no choice of the space has an alternative.
     """
+    check_space(space)
     counts = {key: _count(spec) for key, spec in space.items()}
     total = sum(counts.values())
     if not total:
@@ -118,10 +121,21 @@ def _neighbour(spec: ChoiceSpec, value: jax.Array, number: jax.Array) -> jax.Arr
     return jnp.sort(value.at[number // (n - k)].set(free[number % (n - k)]))
 
 
+@documented(TrialOptions, defaults=TRIAL_DEFAULTS)
 def search(
-    space: Space, evaluate: Callable[[dict], float], *, first_improvement: bool = False, **options: Any
+    space: Space,
+    evaluate: Callable[..., float],
+    *,
+    first_improvement: bool = False,
+    **options: Unpack[TrialOptions],
 ) -> trial_loop.Trials:
-    """Local search with a Python evaluator. For `options` see `jaxnas.blackbox.trials.run`."""
+    """Local search with a Python evaluator. What is returned and raised is that of `trials.run`.
+
+    Args:
+      space: what to search.
+      evaluate: `(arch) -> float`, larger is better; `arch` is `{key: int | str | tuple}`.
+      first_improvement: see `algorithm`.
+    """
     settings = {"first_improvement": first_improvement}
     searcher = algorithm(space, first_improvement=first_improvement)
     return trial_loop.run(searcher, evaluate, name="local_search", settings=settings, **options)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxnas.blackbox import trials as trial_loop
-from jaxnas.blackbox.base import SampledArch, Searcher
+from jaxnas.blackbox.base import SampledArch, Searcher, check_space
+from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.model.space import Space
+from jaxnas.signatures import documented
 
 
 @struct.dataclass
@@ -27,6 +29,7 @@ class RandomState:
 
 def algorithm(space: Space) -> Searcher:
     """Random search as pure functions."""
+    check_space(space)
 
     def init(rng: jax.Array) -> RandomState:
         return RandomState(jnp.zeros((), jnp.int32))
@@ -37,6 +40,12 @@ def algorithm(space: Space) -> Searcher:
     return Searcher(init, lambda state, rng: space.sample(rng), tell, lambda state, arch: state, space)
 
 
-def search(space: Space, evaluate: Callable[[dict], float], **options: Any) -> trial_loop.Trials:
-    """Random search with a Python evaluator. For `options` see `jaxnas.blackbox.trials.run`."""
+@documented(TrialOptions, defaults=TRIAL_DEFAULTS)
+def search(space: Space, evaluate: Callable[..., float], **options: Unpack[TrialOptions]) -> trial_loop.Trials:
+    """Random search with a Python evaluator. What is returned and raised is that of `trials.run`.
+
+    Args:
+      space: what to search.
+      evaluate: `(arch) -> float`, larger is better; `arch` is `{key: int | str | tuple}`.
+    """
     return trial_loop.run(algorithm(space), evaluate, name="random_search", settings={}, **options)

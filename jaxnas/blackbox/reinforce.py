@@ -7,7 +7,7 @@ scores to compare with. ENAS's controller learns by `jaxnas.enas.reinforce`, who
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,13 @@ import optax
 from flax import struct
 
 from jaxnas.blackbox import trials as trial_loop
-from jaxnas.blackbox.base import SampledArch, Searcher, where
+from jaxnas.blackbox.base import SampledArch, Searcher, check_space, where
+from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.model.space import Space
 from jaxnas.policies.lstm import Controller
 from jaxnas.policies.reinforce import surrogate
 from jaxnas.policies.simple import independent
+from jaxnas.signatures import documented
 
 
 @struct.dataclass
@@ -64,6 +66,7 @@ def algorithm(
       ArchitectureError: if the policy cannot decide the space.
       ValueError: for numbers out of range.
     """
+    check_space(space)
     if not 0 <= baseline_decay < 1:
         raise ValueError(f"baseline_decay must lie in 0..1, 1 excluded; got {baseline_decay!r}.")
     if not learning_rate > 0:
@@ -91,16 +94,23 @@ def algorithm(
     return Searcher(init, ask, tell, lambda state, arch: state, space)
 
 
+@documented(TrialOptions, defaults=TRIAL_DEFAULTS)
 def search(
     space: Space,
-    evaluate: Callable[[dict], float],
+    evaluate: Callable[..., float],
     *,
     learning_rate: float = 1e-3,
     baseline_decay: float = 0.9,
     entropy_weight: float = 0.0,
-    **options: Any,
+    **options: Unpack[TrialOptions],
 ) -> trial_loop.Trials:
-    """REINFORCE with a Python evaluator. For `options` see `jaxnas.blackbox.trials.run`."""
+    """REINFORCE with a Python evaluator. What is returned and raised is that of `trials.run`.
+
+    Args:
+      space: what to search.
+      evaluate: `(arch) -> float`, larger is better; `arch` is `{key: int | str | tuple}`.
+      learning_rate, baseline_decay, entropy_weight: see `algorithm`.
+    """
     settings = {"learning_rate": learning_rate, "baseline_decay": baseline_decay, "entropy_weight": entropy_weight}
     searcher = algorithm(
         space, learning_rate=learning_rate, baseline_decay=baseline_decay, entropy_weight=entropy_weight

@@ -6,41 +6,28 @@ import dataclasses
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Unpack
 
 import jax
 import numpy as np
 
 from jaxnas.blackbox.base import SampledArch, Searcher
+from jaxnas.blackbox.evaluator import Trial, check_evaluator, run_trial
+from jaxnas.blackbox.options import TRIAL_DEFAULTS, FixedArch, TrialOptions
+from jaxnas.blackbox.progress import progress_of
 from jaxnas.checks import check_at_least, check_seed
 from jaxnas.errors import ArchitectureError, RunError
+from jaxnas.model.serialization import write_text
 from jaxnas.model.space import Space
+from jaxnas.runs.progress import short_arch
+from jaxnas.signatures import check_known, documented
 
-FixedArch = dict[str, int | str | tuple]
-
-
-class Trial(NamedTuple):
-    """One architecture evaluated: by an evaluator, or by a one-shot search with the supernet's weights.
-
-    Attributes:
-      arch: its decisions.
-      score: what it was ranked by, larger is better; NaN if the evaluation failed.
-      error: why it failed, or None.
-      seconds: time of the evaluation; 0 where none is kept (one-shot searches).
-      metrics: what else was measured (one-shot searches: loss and metrics).
-    """
-
-    arch: FixedArch
-    score: float
-    error: str | None = None
-    seconds: float = 0.0
-    metrics: Mapping[str, float] = {}
+_ADVICE = "{} of them are failures that the history records; retry_failures=True evaluates those again"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Trials:
     """What a black-box search found.
 
@@ -49,12 +36,22 @@ class Trials:
       exhausted: whether the search ended before its number of trials because no new architecture turned up.
       space: the space searched.
       state: the searcher's state at the end.
+      recorded: how many of the trials were taken from the history.
     """
 
     trials: list[Trial]
     exhausted: bool
     space: Space
     state: Any
+    recorded: int = 0
+
+    def __repr__(self) -> str:
+        failed = sum(trial.error is not None for trial in self.trials)
+        best = (
+            f"best {self.best.score:.6g} of {short_arch(self.best.arch)}" if failed < len(self.trials) else "no score"
+        )
+        counted = f"{len(self.trials)} trials" + (f" ({failed} failed)" if failed else "")
+        return f"Trials({counted}, {best}{', exhausted' if self.exhausted else ''})"
 
     def top(self, k: int) -> list[Trial]:
         """The k best trials, best first (fewer if fewer succeeded; the earlier of equals first)."""
@@ -67,11 +64,12 @@ class Trials:
         """The best trial.
 
         Raises:
-          ValueError: if all failed; gives the first one's message.
+          ValueError: if all failed; gives the first one's message, and says if it comes from the history.
         """
         found = self.top(1)
         if not found:
-            raise ValueError(f"all {len(self.trials)} trials failed; the first: {self.trials[0].error}")
+            where = f" ({_ADVICE.format(self.recorded)})" if self.recorded else ""
+            raise ValueError(f"all {len(self.trials)} trials failed; the first: {self.trials[0].error}{where}")
         return found[0]
 
     @property
@@ -80,38 +78,27 @@ class Trials:
         return self.best.arch
 
 
+@documented(TrialOptions, defaults=TRIAL_DEFAULTS)
 def run(
     searcher: Searcher,
-    evaluate: Callable[[FixedArch], float],
+    evaluate: Callable[..., float],
     *,
     name: str,
-    settings: dict[str, Any],
-    trials: int = 100,
-    seed: int = 0,
-    filter: Callable[[FixedArch], bool] | None = None,
-    history: str | os.PathLike | None = None,
-    patience: int = 1000,
-    progress: bool | Callable[[Trial], None] = False,
+    settings: Mapping[str, Any],
+    limit: int | None = None,
+    **options: Unpack[TrialOptions],
 ) -> Trials:
     """Runs a searcher with a Python evaluator.
 
     An architecture is evaluated once: asked for again, it keeps its score and costs no trial. An evaluator that raises,
     or gives something else than a finite number, has failed: the trial is recorded with a message, the searcher learns
-    that it is worst, and the search goes on. (Interrupts are not caught.)
+    that it is worst, and the search continues. (Interrupts are not caught.)
 
     Args:
       searcher: from an `algorithm`.
       evaluate: `({key: int | str | tuple}) -> float`, larger is better.
       name, settings: of the searcher; written to the history.
-      trials: architectures to evaluate, failed ones included.
-      seed: of everything random.
-      filter: `(arch) -> bool`; those it is false of are not evaluated (a bound on `jaxnas.cost`, for instance). A
-        mutation or sample is drawn anew; local search takes such a neighbour for a bad one.
-      history: a .jsonl file that gets a line per trial as it ends. If it is there already the search is continued: it
-        takes the same course without evaluating again what is recorded, so it ends where it would have uninterrupted.
-        Raise `trials` to go on from a finished one.
-      patience: times in a row that nothing new may be asked for before the search counts as exhausted.
-      progress: True prints a line per trial; a function is called with each new trial.
+      limit: how many different architectures may be asked for; default: all of the space.
 
     Returns:
       A `Trials`; at most as many as the space has.
@@ -119,70 +106,73 @@ def run(
     Raises:
       ArchitectureError: if the filter lets nothing through.
       RunError: if the history is damaged, or of another search.
+      TypeError: if the evaluator is no function of an architecture.
       ValueError: for options out of range.
     """
-    check_at_least(1, trials=trials, patience=patience)
-    check_seed(seed)
-    space = searcher.space
+    given = _checked(evaluate, options)
+    trials, keep, space = given["trials"], given["filter"], searcher.space
     if not space:
         raise ArchitectureError("the space is empty: there is nothing to search.")
-    record = History(history, {"searcher": name, "settings": settings, "seed": seed, "space": _description(space)})
+    evaluations = {"evaluations": given["evaluations"]}
+    settings = {**settings, **(evaluations if given["evaluations"] > 1 else {})}
+    about = {"searcher": name, "settings": settings, "seed": given["seed"], "space": _description(space)}
+    record = History(given["history"], about)
+    progress = progress_of(given["progress"], trials)
     ask, tell, skip = jax.jit(searcher.ask), jax.jit(searcher.tell), jax.jit(searcher.skip)
-    init_rng, rng = jax.random.split(jax.random.key(seed))
+    init_rng, rng = jax.random.split(jax.random.key(given["seed"]))
     state = jax.jit(searcher.init)(init_rng)
 
     done: list[Trial] = []
     known: dict[tuple, Trial] = {}
     refused: set[tuple] = set()
-    asked = idle = 0
-    while len(done) < trials and len(known) + len(refused) < space.size and idle < patience:
-        sampled = ask(state, jax.random.fold_in(rng, asked))
-        asked += 1
-        arch = _fixed(space, sampled)
-        key = tuple(arch.values())
-        if key not in known and (key in refused or not (filter is None or filter(dict(arch)))):
-            refused.add(key)
-            state, idle = skip(state, sampled), idle + 1
-            continue
-        idle += 1
-        if key not in known:
-            trial = record.next(arch) or _evaluate(evaluate, arch)
-            record.write(trial)
-            known[key], idle = trial, 0
-            done.append(trial)
-            _report(progress, trial, len(done), trials)
-        state = tell(state, sampled, np.float32(known[key].score))
+    asked = idle = taken = 0
+    limit = space.size if limit is None else limit
+    try:
+        for line in record.continuing(given["retry_failures"]):
+            progress.say(line)
+        while len(done) < trials and len(known) + len(refused) < limit and idle < given["patience"]:
+            sampled = ask(state, jax.random.fold_in(rng, asked))
+            asked += 1
+            arch = _fixed(space, sampled)
+            key = tuple(arch.values())
+            if key not in known and (key in refused or not (keep is None or keep(dict(arch)))):
+                refused.add(key)
+                state, idle = skip(state, sampled), idle + 1
+                continue
+            idle += 1
+            if key not in known:
+                found = record.next(arch)
+                trial = found or run_trial(evaluate, arch, retries=given["retries"], **evaluations)
+                record.write(trial)
+                known[key], idle, taken = trial, 0, taken + (found is not None)
+                done.append(trial)
+                (progress.known if found else progress.told)(trial, len(done))
+            state = tell(state, sampled, np.float32(known[key].score))
+    finally:
+        progress.end()
     if not done:
         raise ArchitectureError(
             f"the filter leaves nothing: it refused all {len(refused)} different architectures among {asked} asked for "
             f"({space!r})."
         )
-    return Trials(done, len(done) < trials, space, state)
+    return Trials(done, len(done) < trials, space, state, taken)
+
+
+def _checked(evaluate: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options, checked, and the evaluator with them."""
+    check_known(options, TRIAL_DEFAULTS, "a black-box search")
+    given = {**TRIAL_DEFAULTS, **options}
+    check_at_least(1, trials=given["trials"], patience=given["patience"], evaluations=given["evaluations"])
+    check_at_least(0, retries=given["retries"])
+    check_seed(given["seed"])
+    check_evaluator(evaluate)
+    if given["filter"] is not None and not callable(given["filter"]):
+        raise TypeError(f"filter is {given['filter']!r:.80}; expected a function (arch) -> bool, or None.")
+    return given
 
 
 def _fixed(space: Space, sampled: SampledArch) -> FixedArch:
     return space.fixed(jax.device_get(sampled))
-
-
-def _evaluate(evaluate: Callable[[FixedArch], float], arch: FixedArch) -> Trial:
-    start = time.perf_counter()
-    score, error = math.nan, None
-    try:
-        value = evaluate(dict(arch))
-        score = float(value)
-        if not math.isfinite(score):
-            score, error = math.nan, f"the evaluator gave {value!r}; expected a finite number."
-    except Exception as e:  # whatever it is, the other trials are worth keeping
-        error = f"{type(e).__name__}: {e}"
-    return Trial(arch, score, error, time.perf_counter() - start)
-
-
-def _report(progress: bool | Callable[[Trial], None], trial: Trial, number: int, total: int) -> None:
-    if callable(progress):
-        progress(trial)
-    elif progress:
-        outcome = f"score {trial.score:.4f}" if trial.error is None else f"failed: {trial.error}"
-        print(f"trial {number}/{total}  {outcome}  ({trial.seconds:.1f} s)", flush=True)
 
 
 def _description(space: Space) -> dict[str, Any]:
@@ -192,13 +182,16 @@ def _description(space: Space) -> dict[str, Any]:
 class History:
     """The file of trials: what a former run recorded is given back in order, what is new is appended.
 
-    The first line says of which search it is.
+    The first line says of which search it is. A line with `"spare": true` has a score that is used if the search comes
+    to its architecture: such are left where failures before them were tried again.
     """
 
     def __init__(self, path: str | os.PathLike | None, search: dict[str, Any]):
         self.path = None if path is None else Path(path)
         self.recorded: list[Trial] = []
+        self.spare: dict[tuple, Trial] = {}
         self.position = 0
+        self.search = search
         if self.path is None:
             return
         first = json.dumps(search)
@@ -220,7 +213,11 @@ class History:
                     continue
                 arch = {k: tuple(v) if isinstance(v, list) else v for k, v in values["arch"].items()}
                 score = math.nan if values["score"] is None else float(values["score"])
-                self.recorded.append(Trial(arch, score, values["error"], float(values["seconds"])))
+                trial = Trial(arch, score, values["error"], float(values["seconds"]), values.get("metrics", {}))
+                if values.get("spare"):
+                    self.spare[tuple(arch.values())] = trial
+                else:
+                    self.recorded.append(trial)
             except (ValueError, KeyError, TypeError, AttributeError) as e:
                 if isinstance(e, RunError):
                     raise
@@ -231,14 +228,39 @@ class History:
             with open(self.path, "rb+") as file:
                 file.truncate(self.path.stat().st_size - len(cut))
 
+    def continuing(self, retry_failures: bool) -> list[str]:
+        """What to say of trials that are recorded. With `retry_failures` those that have failed are taken out."""
+        failed = [trial for trial in self.recorded if trial.error is not None]
+        if not self.recorded:
+            return []
+        lines = [f"{len(self.recorded)} trials are taken from {self.path}"]
+        if failed and retry_failures:
+            lines = [f"{self.path} has {len(self.recorded)} trials; {len(failed)} that failed are evaluated again"]
+            self._take_out_failures()
+        elif failed:
+            lines.append(f"the first: {failed[0].error}  ({_ADVICE.format(len(failed))})")
+        return lines
+
+    def _take_out_failures(self) -> None:
+        """Keeps the course up to the first failure, and the scores after it as spare ones."""
+        assert self.path is not None
+        first = next(i for i, trial in enumerate(self.recorded) if trial.error is not None)
+        for trial in self.recorded[first:]:
+            if trial.error is None:
+                self.spare.setdefault(tuple(trial.arch.values()), trial)
+        self.recorded = self.recorded[:first]
+        lines = [json.dumps(self.search), *map(_line, self.recorded)]
+        lines += [_line(trial, spare=True) for trial in self.spare.values()]
+        write_text(self.path, "".join(f"{line}\n" for line in lines))
+
     def next(self, arch: FixedArch) -> Trial | None:
-        """The recorded trial that comes next, or None if there are no more.
+        """The recorded trial that comes next, or one of this architecture that is spare, or None.
 
         Raises:
           RunError: if it is of another architecture.
         """
         if self.position >= len(self.recorded):
-            return None
+            return self.spare.get(tuple(arch.values()))
         trial = self.recorded[self.position]
         if trial.arch != arch:
             raise RunError(
@@ -252,10 +274,15 @@ class History:
         self.position += 1
         if self.path is None or self.position <= len(self.recorded):
             return
-        score = None if math.isnan(trial.score) else trial.score
         with open(self.path, "a", encoding="utf-8") as file:
-            line = {"arch": trial.arch, "score": score, "error": trial.error, "seconds": trial.seconds}
-            file.write(json.dumps(line) + "\n")
+            file.write(_line(trial) + "\n")
+
+
+def _line(trial: Trial, **more: Any) -> str:
+    """The record of a trial."""
+    score = None if math.isnan(trial.score) else trial.score
+    values = {"arch": trial.arch, "score": score, "error": trial.error, "seconds": trial.seconds}
+    return json.dumps(values | ({"metrics": trial.metrics} if trial.metrics else {}) | more)
 
 
 def _check_search(path: Path, found: Any, expected: dict[str, Any]) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.extras import how_to_install
 from jaxnas.runs.callback import Callback, Run, Stop
 
 
 class TensorBoard(Callback):
     """Writes every number of an epoch's record as a scalar, and alphas and probabilities as histograms and scalars.
 
-    Needs tensorboardX: `pip install "jaxnas[tensorboard]"`. On a resumed run TensorBoard drops what was written of
+    Needs tensorboardX, of the extra `tensorboard`. On a resumed run TensorBoard drops what was written of
     epochs that are done again.
 
     Args:
@@ -29,7 +30,7 @@ class TensorBoard(Callback):
         try:
             from tensorboardX import SummaryWriter
         except ModuleNotFoundError:
-            raise ModuleNotFoundError('TensorBoard needs tensorboardX: pip install "jaxnas[tensorboard]"') from None
+            raise ModuleNotFoundError(f"TensorBoard needs tensorboardX: {how_to_install('tensorboard')}.") from None
         if self.logdir is None and run.workdir is None:
             raise ValueError("TensorBoard needs a logdir, or a search with a workdir.")
         folder = self.logdir if self.logdir is not None else run.workdir / "tensorboard"  # type: ignore[operator]

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
-try:
-    import typer
+from jaxnas.extras import how_to_install
+from jaxnas.version import __version__
 
-    from jaxnas.cli import looking, plotting, reporting, searching, training
-except ModuleNotFoundError as missing:
-    if missing.name not in ("typer", "rich"):
-        raise
-    raise SystemExit(f'the command line needs {missing.name}: pip install "jaxnas[cli]"') from None
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Neural architecture search for JAX and Flax.",
-)
-app.add_typer(searching.app, name="search")
-app.command()(training.retrain)
-app.command()(looking.show)
-app.command()(reporting.report)
-app.command()(reporting.watch)
-app.command()(plotting.plot)
-app.command()(plotting.compare)
+_LONG = ("search", "retrain")
+"""Commands that compile, so that nothing else is said for seconds."""
 
 
 def main() -> None:
     """Runs the command line; errors of jaxnas are printed without a traceback."""
+    _say_at_once(sys.argv[1:])
+    app = _app()
     from jaxnas.compilation import cache_compilations, keep_heap
     from jaxnas.errors import NonFiniteLossError
 
@@ -40,3 +27,26 @@ def main() -> None:
     except (ValueError, NonFiniteLossError, FileNotFoundError) as e:  # all of ours are ValueErrors but the second
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _say_at_once(arguments: Sequence[str]) -> None:
+    """The first line, before the rest is imported."""
+    if arguments and arguments[0] in _LONG and "--help" not in arguments:
+        called = " ".join(word for word in arguments[:2] if not word.startswith("-"))
+        print(f"jaxnas {__version__} {called}: reading model and data", flush=True)
+
+
+def _app() -> Any:
+    try:
+        from jaxnas.cli.commands import app
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("typer", "rich"):
+            raise
+        raise SystemExit(f"the command line needs {missing.name}: {how_to_install('cli')}.") from None
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return _app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

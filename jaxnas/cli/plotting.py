@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +33,10 @@ def plot(
 
 def compare(
     run: Annotated[list[Path], typer.Argument(help="Run directories of searches.")],
-    out: Annotated[Path, typer.Option(help="The picture, .png, .pdf or .svg.")] = Path("compare.png"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The picture, .png, .pdf or .svg. Default: compare.png, or compare-2.png if that is there."),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write all numbers, as JSON.")] = None,
     metric: Annotated[
         str | None, typer.Option(help="Score of the history without its derived_; default accuracy, else loss.")
@@ -66,7 +70,13 @@ def compare(
     if picture is None:
         print(f"no run has a derived {comparison.metric} yet, so there is no picture")
     else:
-        print(f"picture in {figures.save(picture, out)[0]}")
+        print(f"picture in {figures.save(picture, out or _free('compare', '.png'))[0]}")
+
+
+def _free(stem: str, suffix: str) -> Path:
+    """A file in the current folder that is not there yet."""
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(file for name in names if not (file := Path(f"{name}{suffix}")).exists())
 
 
 def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
@@ -144,8 +154,9 @@ def _mean(pair: dict[str, float] | None) -> str:
 
 def _need_matplotlib() -> None:
     from jaxnas.errors import RunError
+    from jaxnas.extras import how_to_install
 
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
-        raise RunError('pictures need matplotlib: pip install "jaxnas[plots]"') from None
+        raise RunError(f"pictures need matplotlib: {how_to_install('plots')}.") from None

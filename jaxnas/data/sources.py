@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.data import images
 from jaxnas.data.augment import STANDARD
 from jaxnas.data.dataset import _SAVED, Dataset
 from jaxnas.errors import DataError
+from jaxnas.extras import how_to_install
 
 # Per-channel statistics of the training images, as the field uses them.
 _KNOWN: dict[str, dict[str, Any]] = {
@@ -30,9 +34,12 @@ def load(
     Args:
       name: `"digits"` (1,797 images 8x8 of scikit-learn, nothing to download; the last 360 of a fixed
         shuffle are the test set); an `.npz` file with x_train, y_train and, if there is one, x_test, y_test;
-        or any image classification set of tensorflow-datasets that is prepared in `data_dir`.
-      data_dir: the tensorflow-datasets folder (default: its own, or `$TFDS_DATA_DIR`). Read without TensorFlow.
-      image_size: (height, width) to resize to, for tensorflow-datasets whose images differ in size.
+        a folder with a folder of images for each class, or with `train` and perhaps `test` of such; `"hf:NAME"`, an
+        image classification set of Hugging Face; or one of tensorflow-datasets that is prepared in `data_dir`.
+        docs/data.md has examples.
+      data_dir: the tensorflow-datasets folder (default: its own, or `$TFDS_DATA_DIR`), read without TensorFlow; for
+        `"hf:NAME"` the cache.
+      image_size: (height, width) to resize images to, where theirs differ.
 
     Returns:
       The data set. CIFAR-10 and CIFAR-100 come with crop and flip (`augment`); others with no augmentation.
@@ -46,19 +53,41 @@ def load(
         dataset, source = _npz(Path(text)), {"name": os.path.abspath(text)}
     elif text == "digits":
         dataset, source = _digits(), {"name": "digits"}
+    elif text not in _KNOWN and os.path.isdir(path := os.path.expanduser(text)):
+        path = os.path.abspath(path)
+        dataset, source = images.read_folder(Path(path), image_size), {"name": path, "image_size": image_size}
     else:
+        _check_name(text)
         folder = None if data_dir is None else os.path.abspath(os.path.expanduser(data_dir))
-        dataset = _tfds(text, folder, image_size)
+        if text.startswith("hf:"):
+            dataset = images.load_hugging_face(text.removeprefix("hf:"), folder, image_size)
+        else:
+            dataset = _tfds(text, folder, image_size)
         source = {"name": text, "data_dir": folder, "image_size": image_size}
     return dataclasses.replace(dataset, source=source)
+
+
+def _check_name(text: str) -> None:
+    """Refuses a name that can only be a path, or one of ours in another writing."""
+    if text.startswith((".", "~", os.sep)) or (os.sep in text and not text.startswith("hf:")):
+        raise DataError(f"{text}: there is no such file or folder (looked in {Path.cwd()}).")
+    ours = {_bare(name): name for name in ("digits", *_KNOWN)}
+    meant = ours.get(_bare(text))
+    if meant is not None and meant != text:
+        raise DataError(f"no data set {text!r}: did you mean {meant!r}?")
+
+
+def _bare(name: str) -> str:
+    """A name without what people write in several ways."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def as_dataset(data: Any, *, data_dir: str | os.PathLike | None = None) -> Dataset:
     """Brings whatever a `data` argument may be to a `Dataset`.
 
     Args:
-      data: a name or file (see `load`), `(x_train, y_train)`, `(x_train, y_train, x_test, y_test)`, a dict with these
-        names, or a `Dataset`.
+      data: a name, file or folder (see `load`), `(x_train, y_train)`, `(x_train, y_train, x_test, y_test)`, a dict with
+        these names, a `Dataset`, or a `Dataset` or `DatasetDict` of Hugging Face.
       data_dir: see `load`.
 
     Raises:
@@ -68,6 +97,8 @@ def as_dataset(data: Any, *, data_dir: str | os.PathLike | None = None) -> Datas
         return data
     if isinstance(data, (str, os.PathLike)):
         return load(data, data_dir=data_dir)
+    if images.is_hugging_face(data):
+        return images.from_hugging_face(data)
     if isinstance(data, Mapping):
         return _of_dict(data)
     if isinstance(data, (list, tuple)):
@@ -78,8 +109,8 @@ def as_dataset(data: Any, *, data_dir: str | os.PathLike | None = None) -> Datas
 
 
 _EXPECTED = (
-    'a name such as "digits" or "cifar10", an .npz file, (x_train, y_train), (x_train, y_train, x_test, y_test), a '
-    "dict of these, or a jaxnas.data.Dataset"
+    'a name such as "digits" or "cifar10", an .npz file, a folder of classes, (x_train, y_train), (x_train, y_train, '
+    "x_test, y_test), a dict of these, or a jaxnas.data.Dataset"
 )
 
 
@@ -149,12 +180,12 @@ def _digits() -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
-        raise DataError('the data set "digits" comes with scikit-learn: pip install "jaxnas[digits]".') from None
-    images, labels = load_digits(return_X_y=True)
-    order = np.random.RandomState(0).permutation(len(images))
-    images = np.round(images[order].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+        raise DataError(f'the data set "digits" comes with scikit-learn: {how_to_install("digits")}.') from None
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.RandomState(0).permutation(len(pixels))
+    pixels = np.round(pixels[order].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     labels = labels[order].astype(np.int32)
-    return Dataset(images[:-360], labels[:-360], images[-360:], labels[-360:], num_classes=10, name="digits")
+    return Dataset(pixels[:-360], labels[:-360], pixels[-360:], labels[-360:], num_classes=10, name="digits")
 
 
 def _tfds(name: str, data_dir: str | None, image_size: tuple[int, int] | None) -> Dataset:
@@ -162,16 +193,18 @@ def _tfds(name: str, data_dir: str | None, image_size: tuple[int, int] | None) -
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as e:
         raise DataError(
-            f'the data set {name!r} is read by tensorflow-datasets ({e}): pip install "jaxnas[tfds]"; or give an '
-            ".npz file, arrays, or "
-            '"digits".'
+            f"the data set {name!r} is read by tensorflow-datasets ({e}): {how_to_install('tfds')}; or give an .npz "
+            'file, arrays, or "digits".'
         ) from None
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as e:
         reason = (str(e).splitlines() or ["unknown name"])[0]
+        known = {_bare(other): other for other in tfds.list_builders(with_community_datasets=False)}
+        close = difflib.get_close_matches(_bare(name), known, n=1)
+        hint = f" Did you mean {known[close[0]]!r}?" if close else ""
         raise DataError(
-            f'no data set {name!r} ("digits", an .npz file or a tensorflow-datasets name): {reason}'
+            f'no data set {name!r} ("digits", an .npz file, a folder or a tensorflow-datasets name): {reason}{hint}'
         ) from None
     if not Path(builder.data_dir).is_dir():
         raise DataError(
@@ -212,22 +245,6 @@ def _read_split(builder: Any, split: str, image_size: tuple[int, int] | None) ->
     records = []
     for i in range(len(source)):
         record = source[i]
-        records.append((_resized(record["image"], image_size), record["label"]))
-    shapes = {image.shape for image, _ in records}
-    if len(shapes) > 1:
-        some = sorted(shapes)[:3]
-        raise DataError(
-            f"{builder.name}: images differ in shape ({some}, …); load them in one size with "
-            "jaxnas.data.load(name, image_size=(height, width)), or --image-size."
-        )
-    return np.stack([image for image, _ in records]), np.array([label for _, label in records], np.int32)
-
-
-def _resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    if size is None or image.shape[:2] == tuple(size):
-        return image
-    from PIL import Image
-
-    squeeze = image.shape[-1] == 1
-    picture = Image.fromarray(image[..., 0] if squeeze else image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(picture)[..., None] if squeeze else np.asarray(picture)
+        records.append((images.resized(record["image"], image_size), record["label"]))
+    labels = np.array([label for _, label in records], np.int32)
+    return images.stacked([image for image, _ in records], builder.name), labels

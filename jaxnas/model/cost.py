@@ -1,4 +1,7 @@
-"""What an architecture costs: FLOPs and parameters, counted in the traced model. Nothing is computed."""
+"""What an architecture costs: FLOPs (multiply-accumulates) and parameters, counted in the traced model.
+
+Nothing is computed.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,16 @@ class Cost(NamedTuple):
     flops: Any
     params: Any
 
+    def __repr__(self) -> str:
+        flops, params = (f"{value:,}" if isinstance(value, int) else f"{value}" for value in self)
+        return f"Cost(flops={flops} (multiply-accumulates), params={params})"
+
 
 def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
     """Counts FLOPs and parameters of a model in evaluation mode, by tracing it.
+
+    FLOPs are multiply-accumulates, as in the papers of the field: half of what counts multiplications and additions
+    apart, as hardware's figures do.
 
     Loops count once per iteration (`nn.scan`, `lax.fori_loop` of known length; a `while` of unknown length counts
     once). Of branches that no choice selects, the dearest counts.

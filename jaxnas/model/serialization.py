@@ -68,7 +68,21 @@ def read_values(values: Any, *, source: str = "the architecture") -> dict[str, A
     for key in values:
         if not isinstance(key, str):
             raise ArchitectureError(f"{source}: keys are strings; got {key!r}.")
+    _refuse_genotypes(values, source)
     return {key: _decision(key, value, source) for key, value in values.items()}
+
+
+def _refuse_genotypes(values: Mapping[str, Any], source: str) -> None:
+    """Says what a file is that holds architectures of the DARTS space in another form."""
+    for key, value in values.items():
+        if isinstance(value, str) and "Genotype(" in value:
+            how = f"jaxnas.spaces.arch_of(jaxnas.spaces.Genotype.parse(values[{key!r}]))"
+            raise ArchitectureError(
+                f"{source}: holds {len(values)} genotype texts, not one architecture; read one: {how}."
+            )
+        if key.startswith("NetworkSelectorDatasetInfo:"):
+            how = "jaxnas.spaces.arch_of(jaxnas.spaces.Genotype.from_nasbench301(values))"
+            raise ArchitectureError(f"{source}: is a configuration of NAS-Bench-301; read it by {how}.")
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -21,6 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
+
+from jaxnas.ops.meshes import on_any_mesh
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
@@ -79,7 +82,7 @@ def conv_general_dilated(
         depthwise = feature_group_count > 1
         geometry = _geometry(lhs, rhs, window_strides, padding, rhs_dilation or (1, 1), depthwise, precision)
         if min(geometry.out) > 0:
-            return _convolve(geometry, lhs, rhs)
+            return on_any_mesh(partial(_convolve, geometry), _sharded, lhs, rhs)
     return lax.conv_general_dilated(
         lhs,
         rhs,
@@ -94,6 +97,11 @@ def conv_general_dilated(
         preferred_element_type=preferred_element_type,
         **kwargs,
     )
+
+
+def _sharded(lhs: PartitionSpec, rhs: PartitionSpec) -> PartitionSpec:
+    """How the output of a convolution is: images as in the input, features as in the kernel."""
+    return PartitionSpec(lhs[0], None, None, rhs[3] if rhs[3] != lhs[0] else None)
 
 
 def _is_fast(lhs: jax.Array, rhs: jax.Array, groups: int, dimension_numbers: Any) -> bool:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxnas.ops.meshes import like_images, on_any_mesh
+
 
 def max_pool(
     inputs: jax.Array, window_shape: Sequence[int], strides: Sequence[int] | None = None, padding: Any = "VALID"
@@ -27,8 +29,13 @@ def max_pool(
     if inputs.ndim == 4 and len(window) == 2 and strides is not None and tuple(strides) == window and unpadded:
         height, width = inputs.shape[1] // window[0], inputs.shape[2] // window[1]
         if floating and height and width and np.prod(window) < 256:
-            return _pool(window, inputs[:, : height * window[0], : width * window[1]])
+            pooled = partial(_cut_and_pool, window, (height * window[0], width * window[1]))
+            return on_any_mesh(pooled, like_images, inputs)
     return nn.max_pool(inputs, window, strides=strides, padding=padding)
+
+
+def _cut_and_pool(window: tuple[int, ...], size: tuple[int, int], x: jax.Array) -> jax.Array:
+    return _pool(window, x[:, : size[0], : size[1]])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

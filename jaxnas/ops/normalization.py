@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
+
+from jaxnas.ops.meshes import on_any_mesh
 
 EPSILON = 1e-5
 _WIDE = 128
@@ -28,7 +31,7 @@ class Statistics(NamedTuple):
 
 def batch_norm(x: jax.Array) -> tuple[jax.Array, Statistics]:
     """Normalises x `[..., C]` by its own statistics, which are constants to autodiff where they are returned."""
-    y, mean, var = _normalise(x)
+    y, mean, var = on_any_mesh(_normalise, lambda x: (x, *[PartitionSpec(x[-1])] * 2), x)
     return y, Statistics(lax.stop_gradient(mean), lax.stop_gradient(var))
 
 
@@ -42,12 +45,22 @@ def batch_norm_sum(xs: Sequence[jax.Array], weights: jax.Array) -> tuple[jax.Arr
       xs: n arrays of one shape.
       weights: float `[n]`.
     """
-    total, statistics = _weighted(tuple(xs), weights)
+    xs = tuple(xs)
+    total, statistics = on_any_mesh(_weighted, lambda *specs: (specs[0], [*map(_of_channels, specs[:-1])]), xs, weights)
     return total, [Statistics(*map(lax.stop_gradient, s)) for s in statistics]
 
 
 def statistics_of(x: jax.Array) -> Statistics:
     """The statistics in one pass over x, in float32."""
+    return on_any_mesh(_statistics, _of_channels, x)
+
+
+def _of_channels(x: PartitionSpec) -> Any:
+    """How the statistics of an array so sharded are."""
+    return Statistics(*[PartitionSpec(x[-1])] * 2)  # type: ignore[arg-type]
+
+
+def _statistics(x: jax.Array) -> Statistics:
     flat = _flat(x)
     mean = _mean(flat)
     return Statistics(mean, jnp.maximum(_mean(jnp.square(flat)) - jnp.square(mean), 0))
@@ -70,7 +83,7 @@ def _normalise(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _normalise_forward(x: jax.Array) -> tuple[Any, Any]:
-    mean, var = statistics_of(x)
+    mean, var = _statistics(x)
     scale = lax.rsqrt(var + EPSILON)
     y = lax.optimization_barrier(((x - mean) * scale).astype(x.dtype))
     return (y, mean, var), (y, scale)
@@ -93,7 +106,7 @@ def _weighted(xs: tuple[jax.Array, ...], weights: jax.Array) -> tuple[jax.Array,
 
 
 def _weighted_forward(xs: tuple[jax.Array, ...], weights: jax.Array) -> tuple[Any, Any]:
-    statistics = [statistics_of(x) for x in xs]
+    statistics = [_statistics(x) for x in xs]
     scales = [lax.rsqrt(s.var + EPSILON) for s in statistics]
     total: Any = 0
     for x, (mean, _), scale, weight in zip(xs, statistics, scales, weights, strict=True):

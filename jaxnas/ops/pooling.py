@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnas.ops.meshes import like_images, on_any_mesh
+
 _OUTSIDE = 9  # the number of no tap
 
 
@@ -28,7 +30,7 @@ def max_pool_3x3(x: jax.Array, stride: int = 1) -> jax.Array:
       ValueError: if the stride is not 1 or 2.
     """
     _check_stride(stride)
-    return _max_pool(stride, x)
+    return on_any_mesh(partial(_max_pool, stride), like_images, x)
 
 
 def avg_pool_3x3(x: jax.Array, stride: int = 1) -> jax.Array:
@@ -38,6 +40,10 @@ def avg_pool_3x3(x: jax.Array, stride: int = 1) -> jax.Array:
       ValueError: if the stride is not 1 or 2.
     """
     _check_stride(stride)
+    return on_any_mesh(partial(_avg_pool, stride), like_images, x)
+
+
+def _avg_pool(stride: int, x: jax.Array) -> jax.Array:
     dtype = x.dtype
     x = x.astype(jnp.promote_types(dtype, jnp.float32))
     for axis in (1, 2):

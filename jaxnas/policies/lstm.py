@@ -18,22 +18,19 @@ step, then decides:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.errors import ArchitectureError
-from jaxnas.model.architecture import LAYER, Arch, ChoiceSpec
+from jaxnas.model.architecture import Arch, ChoiceSpec
 from jaxnas.model.space import Space
+from jaxnas.policies.walk import LAYER_STEP, NOTHING, SUBSET, Bias, decode, encode, plan
 
-_NOTHING, _LAYER, _POINTER, _SUBSET = range(4)
 _FAR = -1e30  # a logit of what cannot be chosen; infinity would make NaN gradients
-
-Bias = Callable[[str, ChoiceSpec], Sequence[float] | None]
-"""(key, spec of a LayerChoice) -> what to add to its logits, float [n_candidates], or None for nothing."""
 
 
 class Sample(NamedTuple):
@@ -44,7 +41,8 @@ class Sample(NamedTuple):
       log_prob: float32 `[]`, logarithm of the architecture's probability.
       entropy: float32 `[]`, in nats: the sum of the entropies of the decisions' distributions on this path. Its
         mean over samples is the entropy of the policy.
-      skip_penalty: float32 `[]`, in nats: the sum over any-subset inputs of KL(probability || skip target).
+      skip_penalty: float32 `[]`, in nats: KL(probability || skip target) of the inputs of each any-subset choice, added
+        up over the choices, or their mean.
     """
 
     arch: dict[str, jax.Array]
@@ -82,6 +80,8 @@ def controller(
     cell_exit_extra_step: bool = False,
     branch_bias: Bias | None = None,
     step_embedding: bool = True,
+    skip_reduction: Literal["sum", "mean"] = "sum",
+    op_bias: Bias | None = None,
 ) -> Controller:
     """Builds a controller for a space. Defaults are those of NNI's `EnasMutator`.
 
@@ -102,21 +102,31 @@ def controller(
       op_tanh_reduce: divides `tanh_constant` for LayerChoices (2.5 in the authors' code, 1 in NNI).
       skip_target: probability of an input that `skip_penalty` draws to; between 0 and 1.
       cell_exit_extra_step: makes the anchor of a group from one more step at the group's end, after which the
-        walk goes on from the start embedding (the authors' micro controller).
+        walk continues from the start embedding (the authors' micro controller). Groups are those that inputs name, and
+        their siblings: the last node of a cell too, which nothing names.
       branch_bias: fixed offsets of LayerChoices' logits; see `reduction_bias`.
       step_embedding: add a learnt embedding of the step to the LSTM's input, so that it can tell the steps apart from
         the start; the attention's matrices then start at ±1 rather than ±0.1. The paper's controller has neither, and
         must learn to count before one layer can differ from those before it (docs/design.md has the
         measurement). False for the paper's.
+      skip_reduction: whether `skip_penalty` is the sum over the choices of any subset (NNI's), or their mean (the
+        authors'): of 12 layers the sum is 11 times as large.
+      op_bias: how a learnt bias of LayerChoices' logits starts, which is added before the bound; as for `branch_bias`.
+        Choices with the same candidates share it, and the first of them says how it starts.
 
     Raises:
       ArchitectureError: if the space is empty, or a choice takes more than one and not any number of inputs.
       ValueError: for sizes below 1, or constants that are not positive.
     """
     _check(space, lstm_size, lstm_layers, temperature, tanh_constant, op_tanh_reduce, skip_target)
-    walk = _plan(space, cell_exit_extra_step, branch_bias)
+    if skip_reduction not in ("sum", "mean"):
+        raise ValueError(f'skip_reduction must be "sum" or "mean"; got {skip_reduction!r}.')
+    walk = plan(space, cell_exit_extra_step, branch_bias, op_bias)
+    subsets = max(1, np.count_nonzero(walk.kind == SUBSET))
     steps, width = walk.rows.shape
-    bounds = None if tanh_constant is None else np.where(walk.kind == _LAYER, 1 / op_tanh_reduce, 1.0) * tanh_constant
+    bounds = (
+        None if tanh_constant is None else np.where(walk.kind == LAYER_STEP, 1 / op_tanh_reduce, 1.0) * tanh_constant
+    )
 
     def init(rng: jax.Array) -> dict[str, Any]:
         names = ("start", "op_embedding", "op_output", "anchor", "query", "attention")
@@ -135,6 +145,8 @@ def controller(
         params["lstm"] = [uniform(k, (2 * lstm_size, 4 * lstm_size)) for k in keys[len(names) : -1]]
         if step_embedding:  # large beside the other inputs, or steps would look alike
             params["step"] = uniform(keys[-1], (steps, lstm_size), 1.0)
+        if op_bias is not None:
+            params["op_bias"] = jnp.asarray(walk.learnt_bias, jnp.float32)
         return params
 
     def run(params: Any, choose: Callable[[Any, jax.Array, jax.Array], jax.Array], given: Any) -> tuple:
@@ -146,9 +158,11 @@ def controller(
             states, h = _lstm(params["lstm"], states, x + params["step"][t] if step_embedding else x)
             hidden, keys = hidden.at[t].set(h), keys.at[t].set(h @ params["anchor"])
 
-            is_layer, is_subset = kind == _LAYER, kind == _SUBSET
+            is_layer, is_subset = kind == LAYER_STEP, kind == SUBSET
             attention = jnp.tanh(keys[rows] + h @ params["query"]) @ params["attention"]
-            logits = jnp.where(is_layer, params["op_output"][rows] @ h, attention)
+            outputs = params["op_output"][rows] @ h
+            outputs = outputs if op_bias is None else outputs + params["op_bias"][rows]
+            logits = jnp.where(is_layer, outputs, attention)
             logits = logits if temperature is None else logits / temperature
             logits = logits if bounds is None else bound * jnp.tanh(logits)
             logits = logits + bias
@@ -165,7 +179,7 @@ def controller(
 
             vectors = jnp.where(is_layer, params["op_embedding"][rows], hidden[rows])
             picked = chosen.astype(h.dtype) @ vectors / jnp.where(is_subset, 1 + chosen.sum(), 1)
-            x = jnp.where(restart, params["start"], jnp.where(kind == _NOTHING, x, picked))
+            x = jnp.where(restart, params["start"], jnp.where(kind == NOTHING, x, picked))
             sums = [jnp.where(valid, v, 0).sum() for v in (log_prob, entropy, penalty)]
             return (states, x, hidden, keys), (chosen, *sums)
 
@@ -176,7 +190,8 @@ def controller(
         columns = (np.arange(steps), walk.kind, walk.rows, walk.valid, walk.bias, bound, walk.restart)
         table = tuple(jnp.asarray(column, jnp.float32 if column.dtype == float else None) for column in columns)
         _, (chosen, *sums) = jax.lax.scan(step, carry, (*table, given))
-        return chosen, *(values.sum() for values in sums)
+        log_prob, entropy, penalty = (values.sum() for values in sums)
+        return chosen, log_prob, entropy, penalty if skip_reduction == "sum" else penalty / subsets
 
     def sample(params: Any, rng: jax.Array) -> Sample:
         def draw(key: jax.Array, logits: jax.Array, is_subset: jax.Array) -> jax.Array:
@@ -185,11 +200,11 @@ def controller(
             return jnp.where(is_subset, jax.random.bernoulli(subset_key, jax.nn.sigmoid(2 * logits)), one)
 
         chosen, *sums = run(params, draw, jax.random.split(rng, steps))
-        return Sample(_decode(space, walk, chosen), *sums)
+        return Sample(decode(space, walk, chosen), *sums)
 
     def score(params: Any, arch: Arch) -> Sample:
         arch = space.sampled(arch)
-        _, *sums = run(params, lambda given, logits, is_subset: given, _encode(space, walk, arch))
+        _, *sums = run(params, lambda given, logits, is_subset: given, encode(space, walk, arch))
         return Sample(arch, *sums)
 
     return Controller(init, sample, score, space)
@@ -218,123 +233,6 @@ def _lstm(weights: Sequence[jax.Array], states: list, x: jax.Array) -> tuple[lis
         x = jax.nn.sigmoid(o) * jnp.tanh(c)
         new.append((c, x))
     return new, x
-
-
-# ---------------------------------------------------------------------------- the walk
-
-
-class _Walk(NamedTuple):
-    """The walk as a table: T steps, N the largest number of candidates.
-
-    Attributes:
-      kind: int `[T]`.
-      rows: int `[T, N]`: for a layer the candidates' rows in the vocabulary, else the steps of their anchors.
-      valid: bool `[T, N]`: which entries are candidates.
-      bias: float `[T, N]`.
-      restart: bool `[T]`: whether the next input is the start embedding.
-      position: the step at which each key is decided.
-      vocabulary: number of different layer candidates.
-    """
-
-    kind: np.ndarray
-    rows: np.ndarray
-    valid: np.ndarray
-    bias: np.ndarray
-    restart: np.ndarray
-    position: dict[str, int]
-    vocabulary: int
-
-
-def _plan(space: Space, cell_exit_extra_step: bool, branch_bias: Bias | None) -> _Walk:
-    kinds: list[int] = []
-    rows: list[list[int]] = []
-    bias: list[Sequence[float]] = []
-    restart: list[bool] = []
-    position: dict[str, int] = {}
-    anchors: dict[str, int] = {}
-    vocabulary: dict[Any, int] = {}
-
-    def add(kind: int, candidates: Sequence[int] = (), offsets: Sequence[float] | None = None, *, end=False) -> int:
-        kinds.append(kind)
-        rows.append(list(candidates))
-        bias.append([0.0] * len(candidates) if offsets is None else offsets)
-        restart.append(end)
-        return len(kinds) - 1
-
-    def anchor(name: str | None) -> int:
-        if name in position:
-            return position[name]
-        if name and name in anchors:
-            return anchors[name]
-        step = add(_NOTHING)
-        if name:  # NO_KEY and unnamed candidates are each a source of their own
-            anchors[name] = step
-        return step
-
-    keys = list(space)
-    groups = {name for spec in space.values() if spec.kind != LAYER for name in spec.names or () if name}
-    for i, key in enumerate(keys):
-        spec = space[key]
-        if spec.kind == LAYER:
-            first = vocabulary.setdefault(spec.labels, sum(map(len, vocabulary)))
-            offsets = None if branch_bias is None else _offsets(key, spec, branch_bias)
-            position[key] = add(_LAYER, range(first, first + spec.n_candidates), offsets)
-        else:
-            sources = [anchor(name) for name in spec.names or [None] * spec.n_candidates]
-            position[key] = add(_SUBSET if spec.n_chosen is None else _POINTER, sources)
-        for name in groups & set(_groups_of(key)):
-            anchors[name] = position[key]
-            if cell_exit_extra_step and not any(name in _groups_of(later) for later in keys[i + 1 :]):
-                anchors[name] = add(_NOTHING, end=True)
-
-    width = max(map(len, rows))
-
-    def padded(values: Sequence[Sequence], dtype: Any) -> np.ndarray:
-        return np.array([[*row, *[0] * (width - len(row))] for row in values], dtype)
-
-    return _Walk(
-        kind=np.array(kinds),
-        rows=padded(rows, int),
-        valid=padded([[True] * len(row) for row in rows], bool),
-        bias=padded(bias, float),
-        restart=np.array(restart),
-        position=position,
-        vocabulary=max(1, sum(map(len, vocabulary))),
-    )
-
-
-def _groups_of(key: str) -> list[str]:
-    """`"a/b/c"` belongs to the groups `"a"` and `"a/b"`."""
-    parts = key.split("/")
-    return ["/".join(parts[:i]) for i in range(1, len(parts))]
-
-
-def _offsets(key: str, spec: ChoiceSpec, branch_bias: Bias) -> Sequence[float] | None:
-    offsets = branch_bias(key, spec)
-    if offsets is not None and np.shape(offsets) != (spec.n_candidates,):
-        raise ValueError(
-            f"branch_bias gives shape {np.shape(offsets)} for choice {key!r} ({spec}); expected ({spec.n_candidates},)."
-        )
-    return offsets
-
-
-def _decode(space: Space, walk: _Walk, chosen: jax.Array) -> dict[str, jax.Array]:
-    """bool `[T, N]` as an architecture."""
-    arch = {}
-    for key, spec in space.items():
-        row = chosen[walk.position[key], : spec.n_candidates]
-        arch[key] = row if spec.n_chosen is None else jnp.argmax(row).astype(jnp.int32)
-    return arch
-
-
-def _encode(space: Space, walk: _Walk, arch: Mapping[str, jax.Array]) -> jax.Array:
-    """A sampled architecture as bool `[T, N]`."""
-    chosen = jnp.zeros(walk.valid.shape, bool)
-    for key, spec in space.items():
-        value = arch[key]
-        row = value if spec.n_chosen is None else jnp.arange(spec.n_candidates) == value
-        chosen = chosen.at[walk.position[key], : spec.n_candidates].set(row)
-    return chosen
 
 
 def _check(space, lstm_size, lstm_layers, temperature, tanh_constant, op_tanh_reduce, skip_target) -> None:

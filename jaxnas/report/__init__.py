@@ -2,12 +2,15 @@
 
 jaxnas.report.write("runs/x")  # runs/x/report.html
 jaxnas.report.serve("runs/x")  # at http://127.0.0.1:8080/, until Ctrl-C
+jaxnas.report.plots.plot("runs/x")  # pictures for papers
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 from jaxnas.errors import RunError
 from jaxnas.model.serialization import write_text
@@ -15,7 +18,14 @@ from jaxnas.report.page import page
 from jaxnas.report.payload import payload
 from jaxnas.report.watch import serve
 
-__all__ = ["payload", "serve", "write"]
+__all__ = ["compare", "payload", "plots", "serve", "write"]
+
+
+def __getattr__(name: str) -> Any:
+    """The modules `plots` and `compare`, which are loaded when they are asked for: they need matplotlib."""
+    if name in ("compare", "plots"):
+        return importlib.import_module(f"jaxnas.report.{name}")
+    raise AttributeError(f"module 'jaxnas.report' has no attribute {name!r}")
 
 
 def write(run: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:

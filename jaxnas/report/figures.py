@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from jaxnas.errors import RunError
 from jaxnas.model.serialization import write_bytes
@@ -18,6 +19,7 @@ from jaxnas.model.serialization import write_bytes
 ONE_COLUMN, TWO_COLUMNS, PAGE_HEIGHT = 3.25, 6.75, 8.5  # inches, of a paper with two columns
 FORMATS = ("pdf", "svg", "png")
 SIZE = 8  # points, of text
+_BELOW = 28  # points that ticks and the label of an axis take
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; the yellow is too light for lines.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
@@ -83,6 +85,13 @@ def legend(where: Any, handles: Sequence[Any], labels: Sequence[str], **options:
     made = where.legend(handles, [f"{i}" for i in range(len(handles))], **options)
     for text, label in zip(made.get_texts(), labels, strict=True):
         text.set_text(plain(label, 40))
+
+
+def legend_below(axis: Any, handles: Sequence[Any], labels: Sequence[str], **options: Any) -> None:
+    """A legend under the axes and their label, where it hides no curve."""
+    below = ScaledTranslation(0, -_BELOW / 72, axis.get_figure(root=True).dpi_scale_trans)
+    anchor = {"bbox_to_anchor": (0.5, 0), "bbox_transform": axis.transAxes + below}
+    legend(axis, handles, labels, loc="upper center", borderaxespad=0, **anchor, **options)
 
 
 def save(figure: Figure, *paths: str | os.PathLike) -> list[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 from jaxnas.errors import RunError
+from jaxnas.extras import how_to_install
 
 Point = tuple[float, float]
 
@@ -45,7 +46,7 @@ def layout(nodes: Sequence[str], edges: Sequence[tuple[str, str]], *, sources_on
     try:
         from fast_sugiyama import from_edges
     except ModuleNotFoundError:
-        raise RunError('drawing graphs needs fast-sugiyama: pip install "jaxnas[report]"') from None
+        raise RunError(f"drawing graphs needs fast-sugiyama: {how_to_install('report')}.") from None
     for edge in edges:
         if not set(edge) <= set(nodes) or edge[0] == edge[1]:
             raise ValueError(f"{edge} is no edge between two of the nodes {list(nodes)}.")

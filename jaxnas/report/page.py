@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 from jaxnas.errors import RunError
+from jaxnas.extras import how_to_install
 
 _SCRIPTS = ("elements.js", "charts.js", "architecture.js", "choices.js", "tables.js", "page.js")
 
@@ -46,7 +47,7 @@ def _plotly() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError:
-        raise RunError('a report needs plotly: pip install "jaxnas[report]"') from None
+        raise RunError(f"a report needs plotly: {how_to_install('report')}.") from None
     return get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")  # as a browser reads it, for the hash
 
 

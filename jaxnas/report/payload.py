@@ -51,8 +51,8 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
     try:
         drawn = draw_graph(graph, space) if graph else None
         cells = [draw_cell(cell, space) for cell in graph.get("cells") or ()] if graph else []
-    except ModuleNotFoundError as e:
-        raise RunError(str(e)) from None
+    except RunError:  # something is not installed
+        raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
         raise RunError(f"{run / 'config.json'}: its graph does not fit its space: {type(e).__name__}: {e}.") from None
     return _json_able(

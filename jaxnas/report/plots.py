@@ -15,12 +15,13 @@ from matplotlib.ticker import MaxNLocator
 from jaxnas.errors import RunError
 from jaxnas.report import figures
 from jaxnas.report.derived import architecture
-from jaxnas.report.figures import ONE_COLUMN, TWO_COLUMNS, legend, line_styles, plain
+from jaxnas.report.figures import ONE_COLUMN, TWO_COLUMNS, legend, legend_below, line_styles, plain
 from jaxnas.report.payload import payload
 from jaxnas.runs import directory as runs
 
 CHOICES_PER_PAGE = 24
 _COLUMNS = 4
+_SHORT = 14  # characters of names that fit beside each other under a panel
 
 _ROLES: dict[str | None, dict[str, Any]] = {
     "train": {"color": "0.45", "linestyle": figures.LINES[1]},
@@ -77,17 +78,21 @@ def curves(data: Mapping[str, Any]) -> Figure:
     across = min(3, len(panels)) if len(panels) != 4 else 2
     down = math.ceil(len(panels) / across)
     with figures.style():
-        figure = Figure(figsize=(TWO_COLUMNS if across > 1 else ONE_COLUMN, 2.1 * down), layout="constrained")
+        names = [[series["name"] for series in panel["series"]] for panel in panels]
+        columns = [2 if max(map(len, shown)) <= _SHORT else 1 for shown in names]
+        lines_below = max(-(-len(shown) // n) for shown, n in zip(names, columns, strict=True))
+        height = (1.9 + 0.16 * lines_below) * down
+        figure = Figure(figsize=(TWO_COLUMNS if across > 1 else ONE_COLUMN, height), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False).ravel()
         for axis in axes[len(panels) :]:
             axis.remove()
-        for axis, panel in zip(axes, panels, strict=False):
+        for axis, panel, shown, n in zip(axes, panels, names, columns, strict=False):
             lines = [_curve(axis, data["epochs"], series) for series in panel["series"]]
             axis.set_title(plain(panel["title"]))
             if panel["range"]:
                 axis.set_ylim(*panel["range"])
             _epoch_axis(axis, data["epochs"])
-            legend(axis, lines, [series["name"] for series in panel["series"]], handlelength=1.8)
+            legend_below(axis, lines, shown, ncols=n, handlelength=1.8, columnspacing=1.2)
     return figure
 
 

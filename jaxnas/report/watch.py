@@ -63,7 +63,9 @@ class Source:
 
 
 def not_begun(run: Path) -> bool:
-    """Whether a folder is there and holds nothing of a run yet."""
+    """Whether a folder is not there yet, or holds nothing of a run yet."""
+    if not run.exists():
+        return True
     return run.is_dir() and all(file.name == "run.lock" or file.name.startswith(".") for file in run.iterdir())
 
 
@@ -143,8 +145,8 @@ def make_server(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 808
     """A server that listens; `serve_forever` then answers.
 
     Raises:
-      RunError: if `run` is neither a run directory nor an empty folder, or nothing can listen there, or plotly is not
-        installed.
+      RunError: if `run` is there and is neither a run directory nor an empty folder, or nothing can listen there, or
+        plotly is not installed.
     """
     if not not_begun(Path(run)):
         runs.read_config(run)
@@ -164,7 +166,7 @@ def serve(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 8080) -> 
     """Serves a run's report until Ctrl-C, and says where.
 
     Args:
-      run: run directory, or an empty folder in which a run is to begin.
+      run: run directory, or a folder in which a run is to begin, which need not be there yet.
       host: what to listen on; the default is reached from this machine only.
       port: 0 takes a free one.
 
@@ -173,6 +175,8 @@ def serve(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 8080) -> 
     """
     with make_server(run, host, port) as server:
         print(f"watching {run} at {server.url} (Ctrl-C ends it)", flush=True)
+        if not Path(run).exists():
+            print(f"{run} is not there yet: the page waits for a run to begin in it", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -5,9 +5,7 @@ Liu, Simonyan, Yang 2019, arXiv 1806.09055; github.com/quark0/darts, cnn/genotyp
 
 from __future__ import annotations
 
-import ast
 import difflib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +15,7 @@ from jaxnas.errors import ArchitectureError
 from jaxnas.model.architecture import INPUT, LAYER, NONE, Arch, ChoiceSpec, is_mixture, strongest
 from jaxnas.model.graph import Cell, CellEdge
 from jaxnas.model.space import Space
+from jaxnas.spaces.genotype_text import parts_of
 
 OPERATIONS = (
     "none",
@@ -61,8 +60,6 @@ def reductions(cells: int) -> set[int]:
 
 
 _INNER = range(2, 2 + NODES)
-_EXPECTED = "expected one text Genotype(normal=[…], normal_concat=range(2, 6), reduce=[…], reduce_concat=range(2, 6))"
-_LONGEST = 10_000  # characters; a genotype has about 500
 
 
 def _choices() -> Iterator[tuple[str, ChoiceSpec]]:
@@ -113,15 +110,51 @@ class Genotype(NamedTuple):
     def parse(cls, text: str) -> Genotype:
         """Reads `Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=range(2, 6), …)`. Nothing is executed.
 
-        A name may stand before it (`DARTS_V2 = Genotype(…)`), the nodes may be a list, and lines may break anywhere.
+        A name may stand before it (`DARTS_V2 = Genotype(…)`), an annotation, a module, or a line of a log around it;
+        lines may break anywhere. The nodes may be a list, edges may be nested per node, and NumPy's ways to print
+        numbers and strings are read too.
 
         Raises:
           ArchitectureError: if it is no such text, or no architecture of this space; says what and where.
         """
-        return _checked(_parse(text))
+        return _checked(cls(**parts_of(text, cls._fields)))
+
+    @classmethod
+    def from_nasbench301(cls, config: Mapping[str, Any]) -> Genotype:
+        """The architecture that a configuration of NAS-Bench-301 (arXiv 2008.09777) encodes.
+
+        Args:
+          config: what its JSON file holds; of it the entries `…darts:edge_normal_0` to `…edge_reduce_13`, operations of
+            the edges in order of their nodes, and `…darts:inputs_node_normal_3` to `…_5` (`"0_2"`) are read. Node 2 has
+            both inputs of its cell.
+
+        Raises:
+          ArchitectureError: if one that is needed is missing, or they are no architecture of this space.
+        """
+        if not isinstance(config, Mapping):
+            raise ArchitectureError(f"a configuration is a dict {{name: value}}; got {type(config).__name__}.")
+
+        def entry(name: str) -> Any:
+            key = f"NetworkSelectorDatasetInfo:darts:{name}"
+            if key not in config:
+                raise ArchitectureError(f"the configuration has no {key!r}: it is none of NAS-Bench-301, or cut off.")
+            return config[key]
+
+        cells: list[list[tuple[str, int]]] = []
+        for kind in KINDS:
+            cells.append([])
+            for node in _INNER:
+                inputs = "0_1" if node == 2 else entry(f"inputs_node_{kind}_{node}")
+                for source in str(inputs).split("_"):
+                    if not source.isdecimal() or int(source) >= node:
+                        raise ArchitectureError(
+                            f"inputs_node_{kind}_{node}: got {_short(inputs)}; expected as in '0_1'."
+                        )
+                    cells[-1].append((entry(f"edge_{kind}_{EDGES.index((int(source), node))}"), int(source)))
+        return _checked(cls(cells[0], _INNER, cells[1], _INNER))
 
     def __str__(self) -> str:
-        return f"Genotype({', '.join(f'{name}={value!r}' for name, value in self._asdict().items())})"
+        return f"Genotype({', '.join(f'{name}={_plain(value)!r}' for name, value in self._asdict().items())})"
 
 
 def genotype_of(arch: Arch) -> Genotype:
@@ -190,44 +223,12 @@ def _strongest(arch: Arch) -> Genotype:
     return Genotype(cells[0], _INNER, cells[1], _INNER)
 
 
-def _parse(text: str) -> Genotype:
-    """The parts of a text, not yet checked."""
-    if not isinstance(text, str):
-        raise ArchitectureError(f"a genotype is read from a text; got {type(text).__name__}.")
-    if len(text) > _LONGEST:
-        raise ArchitectureError(f"{_EXPECTED}; got a text of {len(text):,} characters.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of strange escapes
-            (statement,) = ast.parse(text.strip()).body
-    except SyntaxError as e:
-        raise ArchitectureError(f"{_EXPECTED}; line {e.lineno} cannot be read: {e.msg}.") from None
-    except (ValueError, RecursionError, MemoryError):  # no statement or several, a null byte, too deeply nested
-        raise ArchitectureError(f"{_EXPECTED}; got {text.strip()[:80]!r}.") from None
-    call = statement.value if isinstance(statement, (ast.Expr, ast.Assign)) else None
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "Genotype":
-        raise ArchitectureError(f"{_EXPECTED}; got {text.strip()[:80]!r}.")
-    names = [*Genotype._fields[: len(call.args)], *(word.arg for word in call.keywords)]
-    if sorted(map(str, names)) != sorted(Genotype._fields) or len(call.args) > len(Genotype._fields):
-        raise ArchitectureError(f"a Genotype has the parts {list(Genotype._fields)}; got {names}.")
-    parts = zip(names, [*call.args, *(word.value for word in call.keywords)], strict=True)
-    return Genotype(**{str(name): _literal(str(name), part) for name, part in parts})
-
-
-def _literal(name: str, part: ast.expr) -> Any:
-    try:
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "range":
-            return range(*(ast.literal_eval(bound) for bound in part.args))
-        return ast.literal_eval(part)
-    except (ValueError, TypeError, RecursionError, MemoryError):
-        raise ArchitectureError(f"{name}: not a list of constants.") from None
-
-
 def _checked(genotype: Genotype) -> Genotype:
     """The genotype, written the one canonical way. Raises ArchitectureError unless it is of this space."""
     if not isinstance(genotype, Genotype):
         raise ArchitectureError(f"expected a Genotype; got {type(genotype).__name__}.")
     for name, nodes in (("normal_concat", genotype.normal_concat), ("reduce_concat", genotype.reduce_concat)):
+        nodes = _plain(nodes)
         if nodes != _INNER and nodes not in (list(_INNER), tuple(_INNER)):
             raise ArchitectureError(
                 f"{name}: got {_short(nodes)}; expected {_INNER}: the output of a cell of this space is that of all "
@@ -236,7 +237,28 @@ def _checked(genotype: Genotype) -> Genotype:
     return Genotype(_edges("normal", genotype.normal), _INNER, _edges("reduce", genotype.reduce), _INNER)
 
 
+def _plain(value: Any) -> Any:
+    """A value with Python's numbers and strings in place of NumPy's."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
+
+
+def _flat(kind: str, edges: Any) -> Any:
+    """Edges that are nested per node, as one list; others as they are."""
+    nested = isinstance(edges, (list, tuple)) and edges and all(isinstance(node, (list, tuple)) for node in edges)
+    if not nested or not all(node and all(isinstance(edge, (list, tuple)) for edge in node) for node in edges):
+        return edges
+    if len(edges) != NODES:
+        raise ArchitectureError(f"{kind}: got edges nested for {len(edges)} nodes; expected {NODES} nodes.")
+    for node, pair in enumerate(edges, 2):
+        if len(pair) != 2:
+            raise ArchitectureError(f"{kind}: node {node} has {len(pair)} edges; expected 2.")
+    return [edge for pair in edges for edge in pair]
+
+
 def _edges(kind: str, edges: Any) -> list[tuple[str, int]]:
+    edges = _flat(kind, _plain(edges))
     if not isinstance(edges, (list, tuple)):
         raise ArchitectureError(f"{kind}: got {_short(edges)}; expected a list of (operation, source).")
     if len(edges) != 2 * NODES:
