@@ -39,8 +39,10 @@ from jaxnas.oneshot.engine.run import search
 from jaxnas.oneshot.registry import METHODS
 from jaxnas.oneshot.sampled import sampled
 from jaxnas.programs import losses, metrics
+from jaxnas.programs.predictor import Predictor
 from jaxnas.programs.validation import evaluate, evaluator
 from jaxnas.runs.options import RunOptions
+from jaxnas.training import load_model
 from jaxnas.version import __version__
 
 Candidate = Trial
@@ -61,6 +63,7 @@ __all__ = [
     "LayerChoice",
     "Method",
     "NonFiniteLossError",
+    "Predictor",
     "RunError",
     "RunOptions",
     "SearchOptions",
@@ -89,6 +92,7 @@ __all__ = [
     "inherit",
     "keep_heap",
     "load",
+    "load_model",
     "local_search",
     "losses",
     "metrics",

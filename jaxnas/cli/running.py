@@ -37,6 +37,7 @@ def say_found(result: Any, out: Path, seeds: Sequence[int] | None) -> None:
     if seeds is None:
         if (out / "result.json").exists():
             print(f"found {result.arch}")
+            say_how_sure(result)
             print(f"in {out / 'final_arch.json'}; next: jaxnas show {out}, jaxnas retrain {out}")
         return
     found = [(seed_folder(out, seed), one) for seed, one in zip(seeds, result, strict=False)]  # time may have run out
@@ -45,6 +46,15 @@ def say_found(result: Any, out: Path, seeds: Sequence[int] | None) -> None:
         print(f"found {one.arch} in {folder / 'final_arch.json'}")
     if len(ended) > 1:
         print(f"next: jaxnas compare {' '.join(str(folder) for folder, _ in ended)}")
+
+
+def say_how_sure(result: Any) -> None:
+    """Names the choices that are hardly decided: another seed, or more epochs, may decide them otherwise."""
+    from jaxnas.model.entropy import hardly_decided
+
+    open_choices = hardly_decided(result.space, result.history[-1].get("probabilities", {}))
+    if open_choices:
+        print(f"hardly decided: {', '.join(f'{key} ({how})' for key, how in open_choices.items())}")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.data.augment import Augment
+from jaxnas.data.preprocessing import Preprocessing
 from jaxnas.errors import DataError
 
 
@@ -91,13 +92,13 @@ class Dataset:
         move_rng, erase_rng = jax.random.split(rng)
         return self.augment.erase(erase_rng, self._normalise(self.augment.move(move_rng, images)))
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How raw examples are normalised."""
+        return Preprocessing(self.x_train.shape[1:], self.x_train.dtype.name, self.mean, self.std)
+
     def _normalise(self, images: jax.Array) -> jax.Array:
-        if images.dtype == jnp.uint8:
-            mean, std = (jnp.asarray(v, jnp.result_type(float)) for v in (self.mean, self.std))
-            return (images / jnp.asarray(255, mean.dtype) - mean) / std
-        if jnp.issubdtype(images.dtype, jnp.floating):
-            return images.astype(jnp.result_type(float))
-        return images
+        return self.preprocessing(images)
 
     def describe(self) -> dict[str, Any]:
         """Where the data come from and how they are augmented, for `config.json`."""

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
 from jaxnas.model.architecture import Arch, StaticArch, is_array
+from jaxnas.model.naming import importable_name
 from jaxnas.model.restrict import RestrictedModel, Unbound, whole_model
 from jaxnas.model.restriction import RestrictedArch
 from jaxnas.model.serialization import load, read_values
@@ -93,7 +94,8 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
                 f"the model is restricted, so the arrays given for {arrays} count what is left; `Space.fixed` of its "
                 "space makes decisions of them, which are names and indices of the whole model."
             )
-    return FixedModel(Unbound(model), StaticArch(values))
+    name = model.open.name if isinstance(model, RestrictedModel) else importable_name(model_fn)
+    return FixedModel(Unbound(model, name), StaticArch(values))
 
 
 def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any) -> dict[str, Any]:

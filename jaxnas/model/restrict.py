@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
 from jaxnas.model.architecture import StaticArch
+from jaxnas.model.naming import importable_name
 from jaxnas.model.recorder import recorder_of
 from jaxnas.model.restriction import RestrictedArch, Step, Steps, read_step
 from jaxnas.model.space import check_takes_arch, space
@@ -24,6 +25,7 @@ class Unbound:
     """Holds a module as a plain value: Flax would take a module in a field for a part of its owner."""
 
     model: nn.Module
+    name: str = dataclasses.field(default="", compare=False)  # under which it can be imported, or its repr
 
 
 class RestrictedModel(nn.Module):
@@ -113,7 +115,7 @@ def restrict(model_fn: Any, candidates: Mapping[str, Any]) -> RestrictedModel:
     model, step = functional.build(model_fn), read_step(candidates)
     if isinstance(model, RestrictedModel):
         return RestrictedModel(model.open, (*model.steps, step))
-    return RestrictedModel(Unbound(model), (step,))
+    return RestrictedModel(Unbound(model, importable_name(model_fn)), (step,))
 
 
 def whole_model(model: nn.Module) -> nn.Module:

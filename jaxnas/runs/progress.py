@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -131,12 +130,6 @@ def duration_text(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def describe_model(model_fn: Any) -> str:
-    """`module:name` if the model can be imported under that name, else its repr."""
-    name = getattr(model_fn, "__qualname__", "<")
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(model_fn)) if "<" in name else f"{model_fn.__module__}:{name}"
 
 
 def non_finite_message(

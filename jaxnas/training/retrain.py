@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 import jax
@@ -22,6 +24,7 @@ from jaxnas.programs.epoch import make_epoch
 from jaxnas.programs.evaluation import make_evaluator, objective
 from jaxnas.programs.losses import Loss
 from jaxnas.programs.metrics import Metrics
+from jaxnas.programs.predictor import Predictor, model_form
 from jaxnas.programs.tracing import check_fit, check_trainable
 from jaxnas.runs import loop
 from jaxnas.runs.callback import Run
@@ -29,6 +32,7 @@ from jaxnas.runs.directory import RunDirectory
 from jaxnas.runs.lane import Lane, make_lane
 from jaxnas.runs.loop import Draw, Phase, Review, Where
 from jaxnas.runs.options import RUN_DEFAULTS, RunOptions, running_of
+from jaxnas.runs.progress import numbers
 from jaxnas.runs.session import Session
 from jaxnas.signatures import check_known, documented, options_of
 
@@ -59,7 +63,7 @@ class TrainState:
         return {"params": self.params, **self.model_state}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FitResult:
     """What a training gave.
 
@@ -69,11 +73,30 @@ class FitResult:
         `test_<metric>`.
       test_accuracy: share of right answers on the test data at the end, in 0..1; None without test data or
         without an accuracy among the metrics.
+      predictor: the trained model with its preprocessing.
     """
 
     variables: dict[str, Any]
     history: list[dict[str, Any]]
     test_accuracy: float | None
+    predictor: Predictor
+
+    def predict(self, examples: Any, *, batch_size: int = 256) -> np.ndarray:
+        """The trained model's output on raw examples; see `Predictor.predict`."""
+        return self.predictor.predict(examples, batch_size=batch_size)
+
+    def predict_classes(self, examples: Any, *, batch_size: int = 256) -> np.ndarray:
+        """The most probable class of each raw example, int `[N]`; see `Predictor.predict_classes`."""
+        return self.predictor.predict_classes(examples, batch_size=batch_size)
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Writes the trained model to a new folder, for `jaxnas.load_model`; see `Predictor.save`."""
+        return self.predictor.save(folder)
+
+    def __repr__(self) -> str:
+        last = self.history[-1] if self.history else {}
+        scores = ", ".join(f"{name}={value:.4f}" for name, value in numbers(last).items())
+        return f"FitResult({len(self.history)} epochs{', ' if scores else ''}{scores})"
 
 
 def paper_optimizer(*, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -143,6 +166,8 @@ def fit(
         "seed": seed,
         "inherited": variables is not None,
         "grad_clip": grad_clip,
+        "preprocessing": dataset.preprocessing.described(),
+        "predicts": model_form(model, dataset.preprocessing),
     }
     run = Run(
         workdir=directory.path,
@@ -213,7 +238,8 @@ class FitTask:
 
     def outcome(self, lane: Lane, state: TrainState, review: Review | None) -> FitResult:
         history = lane.run.history
-        return FitResult(state.variables, history, history[-1].get("test_accuracy") if history else None)
+        predictor = Predictor(self.run.model_fn, state.variables, self.run.dataset.preprocessing)
+        return FitResult(state.variables, history, history[-1].get("test_accuracy") if history else None, predictor)
 
     def summary(self, outcome: FitResult) -> dict[str, Any]:
         return {}

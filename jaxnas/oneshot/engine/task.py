@@ -94,6 +94,7 @@ class SearchTask:
             space=plan.space,
             model_fn=plan.model_fn,
             example=plan.dataset.example(),
+            preprocessing=plan.dataset.preprocessing,
             state=state,
             trials=found.trials,
         )
