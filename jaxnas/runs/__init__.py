@@ -1,0 +1,29 @@
+"""What a long run leaves on disk and needs beside its steps. What reads a run directory is found here."""
+
+from jaxnas.runs.directory import (
+    RunDirectory,
+    free,
+    read_config,
+    read_history,
+    read_result,
+    read_space,
+    read_weights,
+    resumable,
+    seed_folder,
+    status,
+    working,
+)
+
+__all__ = [
+    "RunDirectory",
+    "free",
+    "read_config",
+    "read_history",
+    "read_result",
+    "read_space",
+    "read_weights",
+    "resumable",
+    "seed_folder",
+    "status",
+    "working",
+]
