@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1] / "jaxnas"
 
 FLOORS = (
     ("version", "errors"),
-    ("checks", "compilation"),
+    ("checks", "compilation", "files"),
     ("ops",),
     ("model",),
     ("data",),

@@ -11,7 +11,7 @@ from experiments.darts.settings import Final, Search, Settings
 from experiments.enas.steps import limited
 from jaxnas import runs, spaces
 from jaxnas.data import Augment, Dataset
-from jaxnas.model.serialization import write_text
+from jaxnas.files import write_text
 from jaxnas.spaces import Genotype
 
 GENOTYPE = "genotype.txt"

@@ -113,6 +113,28 @@ def from_multi_hot(flags: list[bool]) -> MultiHotIndex | MultiHotIndices:
     return value
 
 
+class ClassicIndex(int):
+    """The index read from NNI's `{"_value": "conv5x5", "_idx": 1}`, which says the candidate twice.
+
+    It is that int, and remembers the names, so that a file made for other candidates is refused.
+    """
+
+    written: tuple[int | str, ...]
+
+
+class ClassicIndices(tuple):
+    """The indices read from such an object with lists; see `ClassicIndex`."""
+
+    written: tuple[int | str, ...]
+
+
+def from_classic(indices: list[int], names: list[int | str]) -> ClassicIndex | ClassicIndices:
+    """The decision that indices and the names written beside them stand for."""
+    value = ClassicIndex(indices[0]) if len(indices) == 1 else ClassicIndices(indices)
+    value.written = tuple(names)
+    return value
+
+
 @jax.tree_util.register_static
 class StaticArch(Mapping):
     """A fixed architecture that no transformation can trace: a pytree without leaves.
@@ -222,6 +244,7 @@ def positions(key: str, spec: ChoiceSpec, value: Any) -> tuple[int, ...]:
     Raises:
       ArchitectureError: if the value is no decision for this choice.
     """
+    _check_written(key, spec, value)
     length = getattr(value, "length", None)
     if length is not None and length != spec.n_candidates:
         raise _error(key, spec, f"a multi-hot list of length {length}", f"length {spec.n_candidates}")
@@ -239,6 +262,22 @@ def positions(key: str, spec: ChoiceSpec, value: Any) -> tuple[int, ...]:
     if spec.n_chosen is not None and len(chosen) != spec.n_chosen and not unused_layer:
         raise _error(key, spec, f"{len(chosen)} chosen ({value!r})", f"{spec.n_chosen}")
     return tuple(chosen)
+
+
+def _check_written(key: str, spec: ChoiceSpec, value: Any) -> None:
+    """Refuses a `ClassicIndex` or `ClassicIndices` whose names are of other candidates than its indices."""
+    indices = value if isinstance(value, tuple) else (value,)
+    for name, index in zip(getattr(value, "written", ()), indices, strict=False):
+        if spec.names is not None and name in spec.names:
+            fits = spec.names.index(str(name)) == index
+        elif name == "" and spec.kind == INPUT:
+            fits = True
+        elif isinstance(name, int) or (name.isascii() and name.isdigit() and len(name) < 20):
+            fits = int(name) == index
+        else:
+            fits = spec.names is None
+        if not fits:
+            raise _error(key, spec, f"_value {name!r:.80} with _idx {index}", "both to name the same candidate")
 
 
 def fixed_value(spec: ChoiceSpec, chosen: tuple[int, ...]) -> int | str | tuple:

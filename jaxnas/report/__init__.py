@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from jaxnas.errors import RunError
-from jaxnas.model.serialization import write_text
+from jaxnas.files import write_text
 from jaxnas.report.page import page
 from jaxnas.report.payload import payload
 from jaxnas.report.watch import serve

@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from jaxnas.errors import RunError
-from jaxnas.model.serialization import write_bytes
+from jaxnas.files import write_bytes
 
 ONE_COLUMN, TWO_COLUMNS, PAGE_HEIGHT = 3.25, 6.75, 8.5  # inches, of a paper with two columns
 FORMATS = ("pdf", "svg", "png")

@@ -34,7 +34,8 @@ from jaxnas.model.architecture import ChoiceSpec
 from jaxnas.runs.checkpoints import Position
 from jaxnas.errors import ArchitectureError, RunEndedError, RunError
 from jaxnas.runs.locking import Lock, held
-from jaxnas.model.serialization import read_json, write_bytes, write_text
+from jaxnas.files import write_bytes, write_text
+from jaxnas.model.serialization import read_json
 from jaxnas.model.space import Space
 from jaxnas.version import __version__
 
