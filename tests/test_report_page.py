@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from made_runs import seal
 
 from jaxnas import report
 
@@ -74,6 +75,7 @@ def write_run(folder, space, graph=None, *, epochs=4, result=None):
         lines.append({"epoch": epoch, **scores, "probabilities": probabilities, "alphas": alphas, "arch": arch})
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "result.json").write_text(json.dumps(result or {"status": "finished"}))
+    seal(folder)
     return folder
 
 
@@ -348,7 +350,7 @@ def test_watching_a_search(visit, tmp_path):
         expect(page.locator("#shown")).to_have_text("epoch 12 of 12")
         assert page.evaluate("window.same")  # it was never loaded again
         (tmp_path / "run" / "history.jsonl").write_text("{]\n{}\n")
-        expect(page.get_by_role("alert")).to_contain_text("line 1: not valid JSON")
+        expect(page.get_by_role("alert")).to_contain_text("history.jsonl: is damaged")
         expect(page.locator("#shown")).to_have_text("epoch 12 of 12")  # what was drawn stays
     finally:
         watching.send_signal(signal.SIGINT)

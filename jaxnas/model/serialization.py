@@ -128,9 +128,7 @@ def parse_json(data: bytes, *, source: str, deepest: int = 20) -> Any:
         text = data.decode("utf-8")
         if _depth(text) > deepest:
             raise ArchitectureError(f"{source}: nested too deeply: lists and objects lie more than {deepest} deep.")
-        return json.loads(
-            text, parse_constant=no_constants, parse_int=integer, object_pairs_hook=no_duplicates
-        )
+        return json.loads(text, parse_constant=no_constants, parse_int=integer, object_pairs_hook=no_duplicates)
     except json.JSONDecodeError as e:
         cut = " (the file seems cut off)" if e.pos >= len(text.rstrip()) else ""
         raise ArchitectureError(

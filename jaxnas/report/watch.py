@@ -51,7 +51,7 @@ class Source:
     def _files(self) -> list[tuple[str, int, int, bool]]:
         """What tells whether something is new: the state of the files that are read, and whether somebody works."""
         found = []
-        for folder in (self.run, *sorted(self.run.glob("retrain*"))):
+        for folder in (self.run, *runs.trainings(self.run)):
             for name in (*_READ, "run.lock"):
                 try:
                     stat = (folder / name).stat()

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnas.data import Dataset
-from jaxnas.programs.evaluation import LossFn
 from jaxnas.model.space import Space
+from jaxnas.programs.evaluation import LossFn
 
 
 class Stop(NamedTuple):

@@ -41,7 +41,7 @@ from jaxnas.errors import RunError
 State = TypeVar("State")
 
 _NAME = re.compile(r"\d{6,}-\d{2,}-\d{8,}(-\d{4,})?")
-_SUMS = "checksums.json"
+_RUNS, _SUMS = "runs.json", "checksums.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +108,9 @@ def save(
         "leaves": _forms(leaves),
     }
     contents: dict[str, Callable[[Any], object]] = {
-        "state.npz": lambda file: np.savez(file, **_packed(leaves)),
+        "state.npz": lambda file: np.savez(file, **_packed(leaves)),  # type: ignore[arg-type]
         "position.json": lambda file: file.write(json.dumps(about).encode()),
-        "runs.json": lambda file: file.write(json.dumps(runs or {}).encode()),
+        _RUNS: lambda file: file.write(json.dumps(runs or {}).encode()),
     }
     try:
         files.make_folder(folder)
@@ -160,13 +160,17 @@ def restore(folder: str | os.PathLike, like: State) -> tuple[Position, State] | 
 
 
 def read_runs(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """What `save` was given as `runs` with the newest checkpoint that is whole; empty if there is none."""
+    """What `save` was given as `runs` with the newest checkpoint that has it whole; empty if there is none.
+
+    (Its state need not be whole: what it says of the epochs before an older checkpoint, that one says too.)
+    """
     for path in reversed(_all(folder)):
         try:
-            _check_sums(path, _read_json(path / _SUMS))
-            return _read_json(path / "runs.json")
+            sums = _read_json(path / _SUMS)
+            if _sum_of(path / _RUNS) == sums.get(_RUNS):
+                return _read_json(path / _RUNS)
         except _DamagedError:
-            continue  # `restore` says so
+            continue
     return {}
 
 
@@ -197,7 +201,7 @@ def _read(path: Path, like: State) -> tuple[Position, State]:
     _check_same_model(path, about["leaves"], _forms(wanted))
     try:
         with np.load(path / "state.npz", allow_pickle=False) as stored:
-            packed = {name: stored[name].view(_dtype(name)) for name in stored.files}
+            packed = {name: stored[name].view(jnp.dtype(name)) for name in stored.files}
     except (OSError, ValueError) as e:
         raise _DamagedError(f"{type(e).__name__}: {str(e)[:300]}") from None
     metrics = {name: np.asarray(values, dtype) for name, (dtype, values) in about.pop("metrics").items()}
@@ -220,14 +224,18 @@ def _check_sums(path: Path, sums: Mapping[str, str]) -> None:
     actual = {}
     for file in _entries(path):
         if file.name != _SUMS:
-            try:
-                with open(file, "rb") as opened:
-                    actual[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
-            except OSError as e:
-                raise _DamagedError(f"{file.name}: {e.strerror}") from None
+            actual[file.name] = _sum_of(file)
     changed = sorted(name for name in {**actual, **sums} if actual.get(name) != sums.get(name))
     if changed or "position.json" not in sums:
         raise _DamagedError(f"{(changed or [_SUMS])[0]} is not as it was written")
+
+
+def _sum_of(file: Path) -> str:
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as e:
+        raise _DamagedError(f"{file.name}: {e.strerror}") from None
 
 
 def _check_same_model(path: Path, stored: dict[str, str], wanted: dict[str, str]) -> None:
@@ -282,7 +290,7 @@ def _write(path: Path, put: Callable[[Any], object]) -> str:
 
 
 def _entries(folder: str | os.PathLike) -> list[Path]:
-    """What is in a folder; nothing if it is not there. (A pattern would take `[1]` in the folder's name for its own.)"""
+    """What is in a folder; nothing if it is not there. (`glob` would read a pattern into the folder's own name.)"""
     try:
         return sorted(Path(folder, name) for name in os.listdir(folder))
     except OSError:
@@ -322,10 +330,6 @@ def _packed(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         flat = np.concatenate([leaf.ravel() for leaf in leaves.values() if leaf.dtype == dtype])
         packed[dtype.name] = flat if dtype.isbuiltin == 1 else flat.view(np.uint8)
     return packed
-
-
-def _dtype(name: str) -> np.dtype:
-    return jnp.dtype(name)
 
 
 def _unpacked(packed: dict[str, np.ndarray], like: Any) -> list[jax.Array]:

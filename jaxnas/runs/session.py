@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxnas.checks import check_at_least
+from jaxnas.errors import Interrupted, RunError
+from jaxnas.programs.epoch import Call, gathered
 from jaxnas.runs import checkpoints
 from jaxnas.runs.callback import Callback, Run, Step, Stop
 from jaxnas.runs.checkpoints import Position
-from jaxnas.checks import check_at_least
-from jaxnas.errors import Interrupted, RunError
-from jaxnas.runs.interruption import Interruption
-from jaxnas.programs.epoch import Call, gathered
-from jaxnas.runs.progress import Progress, progress_callback
 from jaxnas.runs.directory import RunDirectory
+from jaxnas.runs.interruption import Interruption
+from jaxnas.runs.progress import Progress, progress_callback
 
 State = TypeVar("State")
 
