@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 from flax import linen as nn
-from made_runs import write_model_run, write_run
+from made_runs import seal, write_model_run, write_run
 
 import jaxnas
 from jaxnas import ChoiceSpec, RunError, Space
@@ -201,6 +201,7 @@ def test_errors(tmp_path):
     config = json.loads((damaged / "config.json").read_text())
     config["graph"] = {"nodes": [], "edges": [{"source": "a", "target": "b", "candidates": None}]}
     (damaged / "config.json").write_text(json.dumps(config))
+    seal(damaged)
     with pytest.raises(RunError, match="its graph does not fit"):
         plots.plot(damaged)
 

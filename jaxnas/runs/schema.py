@@ -8,6 +8,9 @@ from typing import Any
 
 from jaxnas.errors import RunError
 
+LARGEST = 3.4028234663852886e38
+"""Of a float32, which is what a searcher is told."""
+
 _MISSING = object()
 
 Check = Callable[[Any, str], None]
@@ -32,6 +35,14 @@ def check_record(value: Any, where: str) -> dict[str, Any]:
 def check_result(value: Any, where: str) -> dict[str, Any]:
     """Checks what `result.json` holds. Raises RunError."""
     return _checked(_RESULT, value, where)
+
+
+def check_trial(value: Any, where: str) -> dict[str, Any]:
+    """Checks a line of a history of trials; `where` is file and line. Raises RunError."""
+    trial = _checked(_TRIAL, value, where)
+    if (trial["score"] is None) == (trial["error"] is None):
+        raise RunError(f"{where}: a trial has a score or an error, not {'none' if trial['error'] is None else 'both'}.")
+    return trial
 
 
 class _MisfitError(Exception):
@@ -72,7 +83,6 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-_ANY = _one("anything", lambda value: True)
 _BOOL = _one("true or false", lambda value: isinstance(value, bool))
 _TEXT = _one("a string", lambda value: isinstance(value, str))
 _NUMBER = _one("a number", _is_number)
@@ -206,4 +216,14 @@ _RESULT = _object(
         "test_accuracy": _or_none(_NUMBER),
         "test_loss": _or_none(_NUMBER),
     },
+)
+_SCORE = _one("a number of at most 3.4e38", lambda value: _is_number(value) and abs(value) <= LARGEST)
+_TRIAL = _object(
+    {
+        "arch": _ARCH,
+        "score": _or_none(_SCORE),
+        "error": _or_none(_one("a message", lambda value: isinstance(value, str) and bool(value))),
+        "seconds": _SECONDS,
+    },
+    {"checksum": _TEXT},
 )
