@@ -206,6 +206,23 @@ def test_errors(tmp_path):
         plots.plot(damaged)
 
 
+def test_names_that_cannot_be_seen_are_spelled_out(tmp_path):
+    space = Space(
+        {
+            "   ": ChoiceSpec("layer", 2, ("\u200b", " ")),
+            "\u200d": ChoiceSpec("layer", 2, ("\u0301", "\u2800")),
+        }
+    )
+    assert [figures.plain(name) for name in ("   ", "\u200b\u200b", "", " a ")] == [
+        "'   '",
+        r"'\u200b\u200b'",
+        "''",
+        "a",
+    ]
+    assert len(plots.plot(write_run(tmp_path / "run", space), formats=["svg"])) == 3
+    assert r"\u200b" in (tmp_path / "run" / "plots" / "choices.svg").read_text()
+
+
 def test_a_real_search_on_the_command_line(tmp_path):
     def call(*arguments):
         command = [sys.executable, "-m", "jaxnas", *map(str, arguments)]

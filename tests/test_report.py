@@ -1,12 +1,16 @@
 """What a report says: the payload of a run directory, its drawing, what is escaped, what is refused."""
 
+import contextlib
 import json
 import math
 import re
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+from http.client import HTTPConnection
 from pathlib import Path
 from threading import Thread
 
@@ -18,6 +22,7 @@ from jaxnas import report
 from jaxnas.model.architecture import ChoiceSpec
 from jaxnas.model.entropy import choice_entropy
 from jaxnas.model.space import Space
+from jaxnas.report import watch
 from jaxnas.report.drawing import draw_cell, draw_graph
 from jaxnas.report.page import embedded, page
 from jaxnas.report.payload import groups_of, waiting
@@ -342,8 +347,60 @@ def test_watch_survives_damage_and_answers_to_this_machine_only(served):
     assert get(server, Host="localhost:1234")[0] == 200  # a tunnel
 
 
+def test_watch_makes_the_page_once_and_answers_head(served, monkeypatch):
+    run, server = served
+    write_run(run)
+    made = []
+    monkeypatch.setattr(watch, "page", lambda data: made.append(data) or page(data))
+    pages = {get(server, "") for _ in range(20)}
+    assert len(made) == len(pages) == 1
+    ((_, tag, body),) = pages
+    assert get(server, "", **{"If-None-Match": tag})[0] == 304
+    write_run(run, epochs=1)
+    assert get(server, "", **{"If-None-Match": tag})[1:] != (tag, body)
+    assert len(made) == 2
+    for path in ("/", "/data.json"):
+        connection = HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"")
+        assert int(answer.headers["Content-Length"]) == len(get(server, path[1:])[2])
+        connection.close()
+
+
+def test_idle_clients_hold_a_bounded_number_of_threads_and_keep_nobody_out(served):
+    _, server = served
+    before = threading.active_count()
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(server.server_address[:2], 30)) for _ in range(100)]
+        assert get(server)[0] == 200
+        assert idle[0].recv(1) == b""  # who has been silent for longest has gone
+        assert len(server._open) <= 32
+        assert threading.active_count() <= before + 40
+
+
+def test_when_all_are_being_answered_a_client_is_told_to_come_again(served, monkeypatch):
+    _, server = served
+    monkeypatch.setattr(watch, "_MOST", 1)
+    server._open[object()] = True
+    assert get(server)[0] == 503
+
+
+def test_a_silent_client_is_cut_off(served, monkeypatch):
+    _, server = served
+    monkeypatch.setattr(watch.Handler, "timeout", 0.01)
+    with socket.create_connection(server.server_address[:2], 30) as silent:
+        assert silent.recv(1) == b""
+
+
 def test_watch_refuses_what_it_cannot_do(served, tmp_path):
     _, server = served
+    for host in ("", " "):
+        with pytest.raises(jaxnas.RunError, match="the host is empty"):
+            make_server(tmp_path / "run", host, port=0)
+    for host in ("a\0b", "a" * 100, "..", "no such host"):
+        with pytest.raises(jaxnas.RunError, match="cannot listen on port 0 of"):
+            make_server(tmp_path / "run", host, port=0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("")
     with pytest.raises(jaxnas.RunError, match=f"cannot listen on port {server.server_port}"):

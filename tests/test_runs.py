@@ -147,6 +147,8 @@ def test_the_checkpoint_decides_over_history_and_config(tmp_path, name, how):
     whole = resumed(interrupted(tmp_path / "whole"))
     path = interrupted(tmp_path / "run")
     spoil(path / name, how)
+    with pytest.raises(jaxnas.RunError, match=name):
+        runs.read_ended(path)
     if how == "a folder":
         with pytest.warns(RuntimeWarning), pytest.raises(jaxnas.RunError, match=f"{name} cannot be written"):
             resumed(path)

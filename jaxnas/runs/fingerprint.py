@@ -129,11 +129,7 @@ def _value(value: Any, depth: int) -> str:
         return "{" + ", ".join(f"{key!r}: {_value(item, depth - 1)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return "[" + ", ".join(_value(item, depth - 1) for item in value) + "]"
-    if callable(value) and not isinstance(getattr(type(value), "__call__", None), property):
-        plain = inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, functools.partial)
-        if plain:
-            return _named(value, depth - 1)
-    if isinstance(value, tuple):
+    if inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, (functools.partial, tuple)):
         return _named(value, depth - 1)
     try:
         text = repr(value)

@@ -94,6 +94,8 @@ def read_ended(
 ) -> dict[str, Any] | None:
     """Reads `result.json`, and makes sure that other files are as they were when the run ended.
 
+    Of a run that has not, configuration and history must be as its last checkpoint has them, if it has one.
+
     Args:
       path: run directory.
       files: which of `config.json`, `history.jsonl`, `final_arch.json` and `weights.msgpack` are to be sure.
@@ -107,6 +109,7 @@ def read_ended(
     """
     path = Path(path)
     if not os.path.lexists(path / RESULT):
+        _check_saved(path, files)
         return None
     result, sums = _read_result(path)
     if sums is not None:
@@ -270,6 +273,19 @@ def _read_result(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str
     if sums is not None and sums.get(RESULT) != _own_sum(result):
         raise RunError(f"{Path(path) / RESULT}: is damaged: it is not as it was written.")
     return result, sums
+
+
+def _check_saved(path: Path, names: Sequence[str]) -> None:
+    """Raises RunError if a file of a run that has not ended is not as its last checkpoint has it."""
+    places = {".": path / "checkpoints", path.name: path.parent / "checkpoints"}
+    saved = next(
+        (found[name] for name, folder in places.items() if name in (found := checkpoints.read_runs(folder))), {}
+    )
+    again = "damaged: it is not as the run's last checkpoint has it. Where the run continues it is written again."
+    if HISTORY in names and saved.get("history") and read_history(path)[: len(saved["history"])] != saved["history"]:
+        raise RunError(f"{path / HISTORY}: is {again}")
+    if CONFIG in names and saved.get("config") and read_object(path, CONFIG) != saved["config"]:
+        raise RunError(f"{path / CONFIG}: is {again}")
 
 
 def _own_sum(result: Mapping[str, Any]) -> str:
