@@ -213,12 +213,8 @@ def test_names_that_cannot_be_seen_are_spelled_out(tmp_path):
             "\u200d": ChoiceSpec("layer", 2, ("\u0301", "\u2800")),
         }
     )
-    assert [figures.plain(name) for name in ("   ", "\u200b\u200b", "", " a ")] == [
-        "'   '",
-        r"'\u200b\u200b'",
-        "''",
-        "a",
-    ]
+    names = {"   ": "'   '", "\u200b\u200b": r"'\u200b\u200b'", "": "''", " a ": "a"}
+    assert [figures.plain(name) for name in names] == list(names.values())
     assert len(plots.plot(write_run(tmp_path / "run", space), formats=["svg"])) == 3
     assert r"\u200b" in (tmp_path / "run" / "plots" / "choices.svg").read_text()
 

@@ -15,7 +15,7 @@ from jaxnas.model.architecture import decision_text
 def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]) -> None:
     """Show what a search found, and how sure it is; of the DARTS space also as a Genotype."""
     from jaxnas.errors import RunError
-    from jaxnas.runs import directory as runs
+    from jaxnas.runs import reading as runs
 
     config, space = runs.read_config(run), runs.read_space(run)
     result, history = runs.read_ended(run), runs.read_history(run)

@@ -17,7 +17,7 @@ from jaxnas.model.entropy import choice_entropy
 from jaxnas.model.serialization import read_json
 from jaxnas.model.space import Space
 from jaxnas.report.drawing import draw_cell, draw_graph
-from jaxnas.runs import directory as runs
+from jaxnas.runs import reading as runs
 from jaxnas.runs.progress import duration_text
 
 Record = Mapping[str, Any]
@@ -269,11 +269,13 @@ def _training(folder: Path) -> dict[str, Any]:
         config = runs.read_config(folder)
         result, history = runs.read_ended(folder), runs.read_history(folder)
     except RunError as e:
-        return {"name": folder.name, "status": str(e), "start": "", "epochs": "", "scores": {}, "duration": ""}
+        empty = {"start": "", "epochs": "", "scores": {}, "duration": ""}
+        return {"name": folder.name, "status": str(e), "damaged": True, **empty}
     scores = result if result is not None else history[-1] if history else {}
     start = "inherited weights" if config.get("inherited") else "from scratch"
     return {
         "name": folder.name,
+        "damaged": False,
         "status": str(result.get("error") or result.get("status")) if result is not None else _going_on(folder),
         "start": start,
         "epochs": f"{len(history)} of {config.get('epochs')}",

@@ -16,7 +16,7 @@ from typing import Any
 from jaxnas.errors import RunError
 from jaxnas.report.page import embedded, page
 from jaxnas.report.payload import payload, waiting
-from jaxnas.runs import directory as runs
+from jaxnas.runs import reading as runs
 
 _READ = ("config.json", "history.jsonl", "result.json", "final_arch.json")
 _LOCAL = ("127.0.0.1", "localhost", "::1")

@@ -1,7 +1,7 @@
 """What a long run leaves on disk and needs beside its steps. What reads a run directory is found here."""
 
-from jaxnas.runs.directory import (
-    RunDirectory,
+from jaxnas.runs.directory import RunDirectory
+from jaxnas.runs.reading import (
     free,
     read_config,
     read_ended,

@@ -49,36 +49,23 @@ from jaxnas.runs.reading import (
     read_history,
     read_object,
     read_result,
-    read_space,
     read_weights,
-    resumable,
     seed_folder,
-    status,
     tidy,
-    trainings,
     with_checksums,
     with_decisions,
-    working,
 )
 
 __all__ = [
     "NOT_COMPARED",
     "RunDirectory",
     "free",
-    "holds_run",
     "read_config",
-    "read_ended",
     "read_history",
     "read_result",
-    "read_space",
     "read_weights",
-    "resumable",
     "seed_folder",
-    "status",
-    "tidy",
-    "trainings",
     "with_decisions",
-    "working",
 ]
 
 State = TypeVar("State")

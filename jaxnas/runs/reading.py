@@ -138,10 +138,10 @@ def read_weights(path: str | os.PathLike) -> dict[str, Any]:
     """Reads the variables of a run that has ended.
 
     Raises:
-      RunError: if they are not there, or damaged.
+      RunError: if they are not there, or they or the architecture that they belong to are damaged.
     """
     file = Path(path) / WEIGHTS
-    if not file.exists() or read_ended(path, (WEIGHTS,)) is None:
+    if not file.exists() or read_ended(path, (ARCH, WEIGHTS)) is None:
         raise RunError(f"{file if not file.exists() else path}: there is no such file; the run has not ended.")
     try:
         variables = serialization.msgpack_restore(file.read_bytes())
@@ -185,7 +185,7 @@ def with_checksums(path: Path, result: Mapping[str, Any], known: Mapping[str, by
             if not (path / name).is_file():
                 raise RunError(f"{path / name}: is no file.")
             sums[name] = str(_sum_of(path / name))
-    return {**result, "checksums": {**sums, RESULT: _own_sum(result)}}
+    return {**result, "checksums": {**sums, RESULT: _own_sum(result, sums)}}
 
 
 # ---------------------------------------------------------------------- where a run stands
@@ -246,7 +246,7 @@ def trainings(path: str | os.PathLike) -> list[Path]:
     except OSError:
         return []
     found = [Path(path) / name for name in sorted(names, key=lambda name: (len(name), name))]
-    return [folder for folder in found if (folder / CONFIG).exists()]
+    return [folder for folder in found if folder.is_dir()]
 
 
 def seed_folder(path: str | os.PathLike, seed: int) -> Path:
@@ -270,7 +270,7 @@ def _read_result(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str
     """The result, and the checksums that stand in it."""
     result = read_object(path, RESULT, schema.check_result)
     sums = result.pop("checksums", None)
-    if sums is not None and sums.get(RESULT) != _own_sum(result):
+    if sums is not None and sums.pop(RESULT, None) != _own_sum(result, sums):
         raise RunError(f"{Path(path) / RESULT}: is damaged: it is not as it was written.")
     return result, sums
 
@@ -278,9 +278,12 @@ def _read_result(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str
 def _check_saved(path: Path, names: Sequence[str]) -> None:
     """Raises RunError if a file of a run that has not ended is not as its last checkpoint has it."""
     places = {".": path / "checkpoints", path.name: path.parent / "checkpoints"}
-    saved = next(
-        (found[name] for name, folder in places.items() if name in (found := checkpoints.read_runs(folder))), {}
-    )
+    known = ((checkpoints.read_runs(folder), name) for name, folder in places.items())
+    saved = next((found[name] for found, name in known if name in found), {})
+    if os.path.lexists(path / WEIGHTS) and not any(map(checkpoints.newest, places.values())) and not working(path):
+        raise RunError(
+            f"{path / RESULT}: is not there, though {WEIGHTS} is: it was removed, or a kill came just before."
+        )
     again = "damaged: it is not as the run's last checkpoint has it. Where the run continues it is written again."
     if HISTORY in names and saved.get("history") and read_history(path)[: len(saved["history"])] != saved["history"]:
         raise RunError(f"{path / HISTORY}: is {again}")
@@ -288,8 +291,8 @@ def _check_saved(path: Path, names: Sequence[str]) -> None:
         raise RunError(f"{path / CONFIG}: is {again}")
 
 
-def _own_sum(result: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+def _own_sum(result: Mapping[str, Any], sums: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps([result, sums], sort_keys=True).encode()).hexdigest()
 
 
 def _sum_of(file: Path) -> str | None:
