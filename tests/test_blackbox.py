@@ -1,9 +1,11 @@
 """Black-box searchers: pure ask and tell, whole searches inside jit, and searches with a Python evaluator."""
 
+import errno
 import inspect
 import io
 import json
 import math
+import os
 import re
 from functools import partial
 
@@ -491,11 +493,124 @@ def test_a_history_of_another_search_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"its trial 0 is .*another filter"):
         jaxnas.evolution.search(OPS, fixed_value, seed=1, history=path, filter=lambda arch: arch != first)
     path.write_text(path.read_text().replace('"score": ', '"sc": ', 1))
-    with pytest.raises(RunError, match="line 2: not the record of a trial"):
+    with pytest.raises(RunError, match="line 2: score is missing"):
         jaxnas.evolution.search(OPS, fixed_value, trials=5, seed=1, history=path)
     path.write_text("hello\n")
-    with pytest.raises(RunError, match="line 1: not the record of a trial"):
+    with pytest.raises(RunError, match="line 1: not valid JSON.*no history of trials"):
         jaxnas.evolution.search(OPS, fixed_value, trials=5, seed=1, history=path)
+
+
+TRIAL = '{"arch": {"x": "a", "y": "a", "z": "a"}, "score": 3.0, "error": null, "seconds": 0.5}'
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (TRIAL.replace("3.0", "NaN"), "NaN is not allowed"),
+        (TRIAL.replace("3.0", "Infinity"), "Infinity is not allowed"),
+        (TRIAL.replace("3.0", "1e999"), "score is inf; expected a number"),
+        (TRIAL.replace("3.0", "1e39"), r"score is 1e\+39; expected a number of at most 3.4e38"),
+        (TRIAL.replace("3.0", "true"), "score is True; expected a number"),
+        (TRIAL.replace("3.0", '"88"'), "score is '88'; expected a number"),
+        (TRIAL.replace("3.0", "null"), "a trial has a score or an error, not none"),
+        (TRIAL.replace('"error": null', '"error": "no"'), "a trial has a score or an error, not both"),
+        (TRIAL.replace('3.0, "error": null', 'null, "error": ""'), "error is ''; expected a message"),
+        (TRIAL.replace('"error": null', '"error": null, "score": 4.0'), "key 'score' stands twice"),
+        (TRIAL.replace("0.5", "-1"), "seconds is -1; expected a number of seconds"),
+        (TRIAL.replace('"x": "a"', '"x": 0.5'), "arch/x is 0.5; expected an index or a name"),
+        (TRIAL[:-1] + ', "checksum": "0123"}', "is damaged: it is not as it was written"),
+        (TRIAL[:-9], "not valid JSON"),
+        ("[" * 10_000, "nested too deeply"),
+        ("\udcff", "not a text file"),
+        ("", "not valid JSON"),
+    ],
+)
+def test_a_damaged_line_of_a_history_names_file_line_and_field(tmp_path, line, message):
+    path = tmp_path / "h.jsonl"
+    jaxnas.grid_search.search(OPS, fixed_value, trials=2, history=path)
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([*lines[:2], line.encode("utf-8", "surrogateescape"), b""]))
+    with pytest.raises(RunError, match=rf"h\.jsonl, line 3: .*{message}"):
+        jaxnas.grid_search.search(OPS, fixed_value, trials=3, history=path)
+
+
+def test_a_history_without_checksums_is_read_with_a_warning(tmp_path):
+    path = tmp_path / "h.jsonl"
+    jaxnas.grid_search.search(OPS, fixed_value, trials=1, history=path)
+    path.write_text(path.read_text().splitlines()[0] + "\n" + TRIAL + "\n")
+    with pytest.warns(RuntimeWarning, match="without checksums"):
+        found = jaxnas.grid_search.search(OPS, fixed_value, trials=2, history=path)
+    assert found.trials[0].score == 3.0
+
+
+class SpeechlessError(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class Speechless:
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+    def __float__(self):
+        return math.nan
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (SpeechlessError(), r"SpeechlessError \(whose own text raises RuntimeError\)"),
+        (ValueError("x" * 10_000_000), r"ValueError: x{1000,2000} … \(10,000,012 characters\)"),
+        (Speechless(), r"the evaluator gave a value \(whose own text raises RuntimeError\); expected a finite"),
+        (1e39, r"gave 1e\+39; expected a number of at most 3.4e38"),
+        ("88", "gave '88'; expected a finite number"),
+    ],
+    ids=["speechless error", "10 MB", "speechless value", "too large", "a string"],
+)
+def test_whatever_an_evaluator_does_is_a_failed_trial(tmp_path, outcome, message):
+    def evaluate(arch):
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    found = jaxnas.grid_search.search(OPS, evaluate, trials=2, history=tmp_path / "h.jsonl")
+    assert len(found.trials) == 2
+    assert re.match(message, found.trials[0].error) or re.search(message, found.trials[0].error)
+    assert (tmp_path / "h.jsonl").stat().st_size < 10_000
+    again = jaxnas.grid_search.search(OPS, evaluate, trials=2, history=tmp_path / "h.jsonl")
+    assert [t.error for t in again.trials] == [t.error for t in found.trials]
+
+
+def test_a_second_search_with_the_same_history_is_refused(tmp_path):
+    path = tmp_path / "h.jsonl"
+
+    def evaluate(arch):
+        with pytest.raises(RunError, match=rf"h\.jsonl: process {os.getpid()} on .* is working in this file"):
+            jaxnas.grid_search.search(OPS, fixed_value, trials=2, history=path)
+        return 1.0
+
+    assert len(jaxnas.grid_search.search(OPS, evaluate, trials=2, history=path).trials) == 2
+    assert len(jaxnas.grid_search.search(OPS, fixed_value, trials=3, history=path).trials) == 3
+
+
+def test_a_history_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "h.jsonl", tmp_path, "", "a\0b"):
+        with pytest.raises(RunError, match="cannot be (read and )?written|must be the name of a file"):
+            jaxnas.grid_search.search(OPS, fixed_value, trials=2, history=place)
+
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "h.jsonl"
+    jaxnas.grid_search.search(OPS, fixed_value, trials=2, history=path)
+    whole = path.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"h\.jsonl: the trial cannot be written: No space left"):
+            jaxnas.grid_search.search(OPS, fixed_value, trials=3, history=path)
+    assert path.read_bytes() == whole
+    assert len(jaxnas.grid_search.search(OPS, fixed_value, trials=3, history=path).trials) == 3
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from made_runs import write_run, write_training
+from made_runs import seal, write_run, write_training
 from rich.console import Console
 
 from jaxnas import ChoiceSpec, RunError, Space
@@ -148,6 +148,7 @@ def test_a_task_without_accuracy_is_compared_by_loss(tmp_path):
     records = [json.loads(line) for line in (lossy / "history.jsonl").read_text().splitlines()]
     kept = [{k: v for k, v in record.items() if k != "derived_accuracy"} for record in records]
     (lossy / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
+    seal(lossy)
     comparison = compare.read([lossy])
     assert comparison.metric == "loss"
     assert comparison.runs[0].derived.values == [1.0, 1.0]

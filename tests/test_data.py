@@ -1,8 +1,11 @@
 """Data: names, files, arrays, normalisation, augmentation, batches."""
 
 import dataclasses
+import io
+import random
 import sys
 import types
+import zipfile
 from typing import ClassVar
 
 import jax
@@ -181,6 +184,44 @@ def test_damaged_npz_files_are_named_and_never_unpickled(tmp_path):
     np.savez(tmp_path / "other.npz", x=X)
     with pytest.raises(jaxnas.DataError, match=r"x_train and y_train.*\['x'\]"):
         load(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_npz_files_with_flipped_bits_or_cut_off_are_named_or_the_same(tmp_path, write):
+    """Behind the checksum of each array in the file, and the directory at its end."""
+    path = tmp_path / "a.npz"
+    write(path, x_train=X[:2], y_train=Y[:2], num_classes=10, mean=[0.5] * 3, std=[0.1] * 3, name="mine")
+    whole, known = path.read_bytes(), load(path)
+    draw = random.Random(0)
+    for _ in range(400):
+        at = draw.randrange(len(whole))
+        flipped = whole[:at] + bytes([whole[at] ^ (1 << draw.randrange(8))]) + whole[at + 1 :]
+        for damaged in (flipped, whole[:at]):
+            path.write_bytes(damaged)
+            try:
+                found = load(path)
+            except jaxnas.DataError as e:
+                assert "a.npz" in str(e)  # noqa: PT017
+                continue
+            np.testing.assert_array_equal(found.x_train, known.x_train)
+            np.testing.assert_array_equal(found.y_train, known.y_train)
+
+
+@pytest.mark.parametrize("claimed", [256 * 2**30, 10**4])
+def test_an_npz_header_that_claims_more_than_is_there_takes_no_memory(tmp_path, claimed):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (claimed, 1)})
+    with zipfile.ZipFile(tmp_path / "large.npz", "w") as file:
+        file.writestr("x_train.npy", header.getvalue() + bytes(100))
+        file.writestr("y_train.npy", header.getvalue() + bytes(100))
+    with pytest.raises(jaxnas.DataError, match=rf"x_train.npy claims to be uint8\[{claimed}, 1\], but has \d+ bytes"):
+        load(tmp_path / "large.npz")
+
+
+def test_fields_of_another_type_are_named(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=X, y_train=Y, num_classes="ten")
+    with pytest.raises(jaxnas.DataError, match=r"a\.npz: mean and std are numbers, num_classes is one"):
+        load(tmp_path / "a.npz")
 
 
 class FakeBuilder:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1] / "jaxnas"
 
 FLOORS = (
     ("version", "errors", "signatures"),
-    ("checks", "compilation", "extras"),
+    ("checks", "compilation", "extras", "files"),
     ("ops",),
     ("model",),
     ("data",),

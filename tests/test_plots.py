@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 from flax import linen as nn
-from made_runs import write_model_run, write_run
+from made_runs import seal, write_model_run, write_run
 
 import jaxnas
 from jaxnas import ChoiceSpec, RunError, Space
@@ -215,8 +215,22 @@ def test_errors(tmp_path):
     config = json.loads((damaged / "config.json").read_text())
     config["graph"] = {"nodes": [], "edges": [{"source": "a", "target": "b", "candidates": None}]}
     (damaged / "config.json").write_text(json.dumps(config))
+    seal(damaged)
     with pytest.raises(RunError, match="its graph does not fit"):
         plots.plot(damaged)
+
+
+def test_names_that_cannot_be_seen_are_spelled_out(tmp_path):
+    space = Space(
+        {
+            "   ": ChoiceSpec("layer", 2, ("\u200b", " ")),
+            "\u200d": ChoiceSpec("layer", 2, ("\u0301", "\u2800")),
+        }
+    )
+    names = {"   ": "'   '", "\u200b\u200b": r"'\u200b\u200b'", "": "''", " a ": "a"}
+    assert [figures.plain(name) for name in names] == list(names.values())
+    assert len(plots.plot(write_run(tmp_path / "run", space), formats=["svg"])) == 3
+    assert r"\u200b" in (tmp_path / "run" / "plots" / "choices.svg").read_text()
 
 
 def test_a_real_search_on_the_command_line(tmp_path):

@@ -1,22 +1,28 @@
 """What a report says: the payload of a run directory, its drawing, what is escaped, what is refused."""
 
+import contextlib
 import json
 import math
 import re
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+from http.client import HTTPConnection
 from pathlib import Path
 from threading import Thread
 
 import pytest
+from made_runs import seal
 
 import jaxnas
 from jaxnas import report
 from jaxnas.model.architecture import ChoiceSpec
 from jaxnas.model.entropy import choice_entropy
 from jaxnas.model.space import Space
+from jaxnas.report import watch
 from jaxnas.report.drawing import draw_cell, draw_graph
 from jaxnas.report.page import embedded, page
 from jaxnas.report.payload import groups_of, waiting
@@ -83,6 +89,7 @@ def write_run(folder, *, epochs=2, result=None, config=None, **more):
     (folder / "history.jsonl").write_text("".join(line + "\n" for line in lines))
     if result is not None:
         (folder / "result.json").write_text(json.dumps(result))
+        seal(folder)
     return folder
 
 
@@ -119,10 +126,12 @@ def test_payload_of_an_ended_run_with_candidates_and_trainings(tmp_path):
     found = {"arch": {"op": "a", "two": [0, 2], "skip": []}, "score": 0.75, "metrics": {"accuracy": 0.5, "reward": 1.0}}
     run = write_run(tmp_path / "run", result={"status": "finished", "stopped": "in time", "candidates": [found]})
     (run / "final_arch.json").write_text('{"op": "b"}')
+    seal(run)
     for name, inherited in (("retrain", False), ("retrain-10", True), ("retrain-2", True)):
         (run / name).mkdir()
         (run / name / "config.json").write_text(json.dumps({"epochs": 4, "inherited": inherited}))
     (run / "retrain" / "result.json").write_text('{"status": "finished", "test_accuracy": 0.9}')
+    seal(run / "retrain")
     (run / "retrain-2" / "history.jsonl").write_text('{"epoch": 0, "seconds": 2.0, "test_accuracy": 0.5}\n')
     (run / "retrain-10" / "result.json").write_text("[")
     with Lock(run / "retrain-2" / "run.lock"):
@@ -159,11 +168,14 @@ def test_runs_without_alphas_without_a_graph_without_epochs_and_with_nothing(tmp
     [
         ({"probabilities": {}}, "epoch 0 does not fit .* KeyError: 'op'"),
         ({"probabilities": {"op": [1.0], "two": [], "skip": []}}, "1 values for 3 candidates"),
-        ({"probabilities": {"op": ["x"] * 3, "two": [], "skip": []}}, "could not convert"),
-        ({"alphas": {"op": 3}}, "alphas of 'op': TypeError"),
+        (
+            {"probabilities": {"op": ["x"] * 3, "two": [], "skip": []}},
+            "line 1: probabilities/op/0 is 'x'; expected a number",
+        ),
+        ({"alphas": {"op": 3}}, "line 1: alphas/op is 3; expected a list"),
         ({"arch": {"op": "nowhere"}}, "unknown name 'nowhere'"),
         ({"epoch": 5}, r"line 2: epoch 5; expected an epoch after 5"),
-        ({"epoch": "x"}, r"line 1: epoch 'x'; expected an epoch, counted from 0"),
+        ({"epoch": "x"}, "line 1: epoch is 'x'; expected an integer from 0"),
     ],
 )
 def test_history_that_does_not_fit_is_one_clear_error(tmp_path, damage, message):
@@ -175,10 +187,10 @@ def test_other_damage_is_one_clear_error(tmp_path):
     with pytest.raises(jaxnas.RunError, match=r"has no config\.json"):
         report.write(tmp_path)
     run = write_run(tmp_path / "run", config={"graph": {"nodes": [], "edges": [{"source": "a", "target": "b"}]}})
-    with pytest.raises(jaxnas.RunError, match=r"config\.json: its graph does not fit"):
+    with pytest.raises(jaxnas.RunError, match=r"config\.json: graph/edges/0/candidates is missing"):
         report.payload(run)
     run = write_run(tmp_path / "run", result={"status": "finished", "candidates": [{"score": 1}]})
-    with pytest.raises(jaxnas.RunError, match=r"result\.json: its candidates are damaged"):
+    with pytest.raises(jaxnas.RunError, match=r"result\.json: candidates/0/arch is missing"):
         report.payload(run)
     (run / "result.json").unlink()
     (run / "final_arch.json").write_text("{")
@@ -335,8 +347,60 @@ def test_watch_survives_damage_and_answers_to_this_machine_only(served):
     assert get(server, Host="localhost:1234")[0] == 200  # a tunnel
 
 
+def test_watch_makes_the_page_once_and_answers_head(served, monkeypatch):
+    run, server = served
+    write_run(run)
+    made = []
+    monkeypatch.setattr(watch, "page", lambda data: made.append(data) or page(data))
+    pages = {get(server, "") for _ in range(20)}
+    assert len(made) == len(pages) == 1
+    ((_, tag, body),) = pages
+    assert get(server, "", **{"If-None-Match": tag})[0] == 304
+    write_run(run, epochs=1)
+    assert get(server, "", **{"If-None-Match": tag})[1:] != (tag, body)
+    assert len(made) == 2
+    for path in ("/", "/data.json"):
+        connection = HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"")
+        assert int(answer.headers["Content-Length"]) == len(get(server, path[1:])[2])
+        connection.close()
+
+
+def test_idle_clients_hold_a_bounded_number_of_threads_and_keep_nobody_out(served):
+    _, server = served
+    before = threading.active_count()
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(server.server_address[:2], 30)) for _ in range(100)]
+        assert get(server)[0] == 200
+        assert idle[0].recv(1) == b""  # who has been silent for longest has gone
+        assert len(server._open) <= 32
+        assert threading.active_count() <= before + 40
+
+
+def test_when_all_are_being_answered_a_client_is_told_to_come_again(served, monkeypatch):
+    _, server = served
+    monkeypatch.setattr(watch, "_MOST", 1)
+    server._open[object()] = True
+    assert get(server)[0] == 503
+
+
+def test_a_silent_client_is_cut_off(served, monkeypatch):
+    _, server = served
+    monkeypatch.setattr(watch.Handler, "timeout", 0.01)
+    with socket.create_connection(server.server_address[:2], 30) as silent:
+        assert silent.recv(1) == b""
+
+
 def test_watch_refuses_what_it_cannot_do(served, tmp_path):
     _, server = served
+    for host in ("", " "):
+        with pytest.raises(jaxnas.RunError, match="the host is empty"):
+            make_server(tmp_path / "run", host, port=0)
+    for host in ("a\0b", "a" * 100, "..", "no such host"):
+        with pytest.raises(jaxnas.RunError, match="cannot listen on port 0 of"):
+            make_server(tmp_path / "run", host, port=0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("")
     with pytest.raises(jaxnas.RunError, match=f"cannot listen on port {server.server_port}"):

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from made_runs import seal
 
 from jaxnas import report
 
@@ -56,7 +57,7 @@ def visit(browser):
     assert complaints == []
 
 
-def write_run(folder, space, graph=None, *, epochs=4, result=None):
+def write_run(folder, space, graph=None, *, epochs=4, result=None, more=None):
     """A run whose first candidates grow likelier with every epoch; of the last choice the second is taken."""
     folder.mkdir()
     about = {"algorithm": "darts", "model": EVIL, "data": "digits", "epochs": epochs, "seed": 0}
@@ -70,10 +71,11 @@ def write_run(folder, space, graph=None, *, epochs=4, result=None):
             probabilities[key] = [first, *([(1 - first) / max(n - 1, 1)] * (n - 1))]
         alphas = {key: [p + 0.01 * rng.random() for p in row] for key, row in probabilities.items()}
         arch = {key: 0 if spec["names"] is None else spec["names"][0] for key, spec in space.items()}
-        scores = {"train_loss": 1 / (epoch + 1), "derived_accuracy": 0.5 + 0.1 * epoch, "seconds": 1.0}
+        scores = {"train_loss": 1 / (epoch + 1), "derived_accuracy": 0.5 + 0.1 * epoch, "seconds": 1.0, **(more or {})}
         lines.append({"epoch": epoch, **scores, "probabilities": probabilities, "alphas": alphas, "arch": arch})
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "result.json").write_text(json.dumps(result or {"status": "finished"}))
+    seal(folder)
     return folder
 
 
@@ -116,6 +118,25 @@ def small(tmp_path_factory):
 def shares(page):
     """What stands beside the bars, in the cards and in the graph."""
     return page.locator(".bars .value").all_text_contents(), page.locator("svg a text.share").all_text_contents()
+
+
+def test_long_names_make_no_wide_page(visit, tmp_path):
+    long = "n" * 2000
+    space = {long: layer(long, "b"), "z": layer(n=2)}
+    found = {"arch": {long: long, "z": 0}, "score": 0.5, "metrics": {long: 0.25}}
+    run = write_run(
+        tmp_path / "run",
+        space,
+        chain(list(space)),
+        result={"status": "finished", "candidates": [found]},
+        more={long: 1.0},
+    )
+    page = visit(report.write(run).as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    expect(page.locator("#more .legend").first).to_contain_text("nnn…nnn")
+    right = "Math.max(...[...document.querySelectorAll('body *')].map((each) => each.getBoundingClientRect().right))"
+    assert page.evaluate(right) < 4000  # a table may be scrolled within itself
+    assert page.evaluate("document.documentElement.scrollWidth") == 1440
 
 
 def test_the_slider_moves_graph_bars_and_curves(visit, small):
@@ -348,7 +369,7 @@ def test_watching_a_search(visit, tmp_path):
         expect(page.locator("#shown")).to_have_text("epoch 12 of 12")
         assert page.evaluate("window.same")  # it was never loaded again
         (tmp_path / "run" / "history.jsonl").write_text("{]\n{}\n")
-        expect(page.get_by_role("alert")).to_contain_text("line 1: not valid JSON")
+        expect(page.get_by_role("alert")).to_contain_text("history.jsonl: is damaged")
         expect(page.locator("#shown")).to_have_text("epoch 12 of 12")  # what was drawn stays
     finally:
         watching.send_signal(signal.SIGINT)

@@ -161,7 +161,7 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
         darts(tmp_path, batch_size=25)
     with pytest.raises(jaxnas.RunError, match=r"seed was 2, is now 3; order was 1, is now 2"):
         darts(tmp_path, seed=3, order=2)
-    with pytest.raises(jaxnas.RunError, match=r"was interrupted; with resume=True the same call goes on"):
+    with pytest.raises(jaxnas.RunError, match=r"was interrupted; with resume=True the same call continues"):
         darts(tmp_path, resume=False)
     with pytest.raises(jaxnas.RunError, match=r"seed was 2, is now 3"):
         darts(tmp_path, seed=3, resume=False)
@@ -184,7 +184,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(tmp_path):
         checkpoints.save(tmp_path, checkpoints.Position(epoch), saved)
     newest = tmp_path / checkpoints.newest(tmp_path)
     files = sorted(file for file in newest.rglob("*") if file.is_file())
-    assert len(files) > 5
+    assert len(files) == 4
     for file in files:
         whole = file.read_bytes()
         for damage, data in damages(whole):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import jaxnas
 from jaxnas import ChoiceSpec, InputChoice, LayerChoice, Space
+from jaxnas.model.serialization import read_values
 
 
 def write(tmp_path, content):
@@ -125,7 +126,17 @@ def test_names_that_are_digits_are_written_as_names():
         ('{"k": [[1]]}', "'k'"),
         ('{"k": {"a": 1}}', "'k'"),
         ('{"k": {"_value": "a", "_idx": "b"}}', "'k'.*_idx"),
-        ('{"k": 1' + "0" * 5000 + "}", "4300 digits"),
+        ('{"k": 1' + "0" * 5000 + "}", "5,001 digits"),
+        ('{"k": {"_value": "a", "_idx": true}}', "'k'.*_idx is True"),
+        ('{"k": {"_value": ["a", "b", "c"], "_idx": [true, false, true]}}', "'k'.*_idx is \\[True"),
+        ('{"k": {"_value": ["a", "b"], "_idx": 1}}', "'k'.*_value is .*but _idx is 1"),
+        ('{"k": {"_value": 2, "_idx": 1}}', "'k'.*_value is 2, but _idx is 1"),
+        ('{"k": {"_value": {"x": 1}, "_idx": 1}}', "'k'.*_value is"),
+        ('{"k": ' + "[" * 500 + "]" * 500 + "}", "nested too deeply"),
+        ('{"' + "k" * 1_000_000 + '": 0.5}', "choice 'kkk.*got 0.5"),
+        ('{"' + "k" * 1_000_000 + '": 1, "' + "k" * 1_000_000 + '": 2}', "stands twice"),
+        ('{"k": "' + "n" * 1_000_000, "not valid JSON"),
+        ('{"k": [' + "1.5, " * 100_000 + "2]}", "'k'"),
         ("__import__('os').system('x')", "line 1, column 1"),
         ('{"k":' * 100_000, "nested too deeply|not valid JSON"),
     ],
@@ -135,6 +146,51 @@ def test_damaged_files_name_the_file_and_the_place(tmp_path, content, message):
     with pytest.raises(jaxnas.ArchitectureError, match=message) as caught:
         jaxnas.load(path)
     assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_value_that_contradicts_its_index_is_refused():
+    space = Space({"named": ChoiceSpec("layer", 2, ("a", "b")), "plain": ChoiceSpec("layer", 3)})
+
+    def fixed(**choices):
+        whole = {"named": {"_value": "b", "_idx": 1}, "plain": {"_value": "2", "_idx": 2}} | choices
+        return space.fixed(read_values(whole))
+
+    assert fixed() == {"named": "b", "plain": 2}
+    assert fixed(plain={"_value": "MaxPool", "_idx": 2})["plain"] == 2  # a name that the model does not give it
+    for key, value in (("named", "a"), ("named", "c"), ("named", "0"), ("plain", "1")):
+        with pytest.raises(jaxnas.ArchitectureError, match=f"'{key}'.*_value '{value}' with _idx"):
+            fixed(**{key: {"_value": value, "_idx": 1 if key == "named" else 2}})
+    two = Space({"two": ChoiceSpec("input", 3, ("a", "b", "c"), 2)})
+    assert two.fixed(read_values({"two": {"_value": ["c", "a"], "_idx": [2, 0]}})) == {"two": ("a", "c")}
+    with pytest.raises(jaxnas.ArchitectureError, match="_value 'b' with _idx 2"):
+        two.fixed(read_values({"two": {"_value": ["a", "b"], "_idx": [0, 2]}}))
+
+
+def test_a_large_file_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
+    path = tmp_path / "large.json"
+    with open(path, "wb") as file:
+        file.truncate(50_000_000)
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(jaxnas.ArchitectureError, match=r"large\.json: larger than 8 MiB"):
+        jaxnas.load(path)
+
+
+def test_nested_lists_and_long_keys_of_a_dict_are_refused_in_few_words(tmp_path):
+    nested: list = []
+    for _ in range(100_000):
+        nested = [nested]
+    for arch in ({"k": nested}, {"k": {"_value": nested, "_idx": 1}}, {"k" * 10**6: 0.5}, {"k": ["n" * 10**6, 1.5]}):
+        with pytest.raises(jaxnas.ArchitectureError) as refused:
+            jaxnas.export(arch, tmp_path / "a.json")
+        assert len(str(refused.value)) < 1000
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "a.json", tmp_path, "a\0b"):
+        with pytest.raises(jaxnas.RunError, match="the architecture cannot be written"):
+            jaxnas.export({"k": 1}, place)
 
 
 def test_files_that_are_not_text_or_not_there(tmp_path):

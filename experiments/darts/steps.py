@@ -11,7 +11,7 @@ from experiments.darts.settings import Final, Search, Settings
 from experiments.enas.steps import limited
 from jaxnas import runs, spaces
 from jaxnas.data import Augment, Dataset
-from jaxnas.model.serialization import write_text
+from jaxnas.files import write_text
 from jaxnas.spaces import Genotype
 
 GENOTYPE = "genotype.txt"
@@ -60,8 +60,6 @@ def evaluate(
     if (out / GENOTYPE).exists() and read_genotype(str(out / GENOTYPE)) != genotype:
         raise jaxnas.RunError(f"{out}: holds the training of another genotype; give another --out.")
     arch = spaces.arch_of(genotype)
-    write_text(out / GENOTYPE, f"{genotype}\n")
-    jaxnas.export(arch, out / "arch.json")
     if (out / "result.json").exists():
         return runs.read_result(out)["test_accuracy"]
     if isinstance(data.augment, Augment):  # that of the data, such as CIFAR's crop and flip, and cutout
@@ -76,10 +74,22 @@ def evaluate(
         aux_weight=settings.aux_weight,
         grad_clip=settings.grad_clip,
         workdir=out,
+        callbacks=[_Noted(genotype)],
         test_every=settings.test_every,
         max_minutes=minutes,
     )
     return result.test_accuracy if len(result.history) == settings.epochs else None
+
+
+class _Noted(jaxnas.callbacks.Callback):
+    """Writes into a training's directory which genotype it is of, once the directory is the training's."""
+
+    def __init__(self, genotype: Genotype):
+        self._genotype = genotype
+
+    def on_begin(self, run: jaxnas.callbacks.Run) -> None:
+        write_text(run.workdir / GENOTYPE, f"{self._genotype}\n")
+        jaxnas.export(spaces.arch_of(self._genotype), run.workdir / "arch.json")
 
 
 def final_optimizer(settings: Final, *, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 
 from jaxnas.blackbox.options import FixedArch
+from jaxnas.runs.schema import LARGEST
 
 
 class Trial(NamedTuple):
@@ -96,9 +97,20 @@ def _attempt(evaluate: Callable[..., float], arch: FixedArch, arguments: dict[st
         value = evaluate(dict(arch), **arguments)
         if _is_model(value):
             return math.nan, f"the evaluator gave a model, {type(value).__name__}; expected its score."
-        score = float(value)
+        score = math.nan if isinstance(value, (str, bytes)) else float(value)
     except Exception as e:  # whatever it is, the other trials are worth keeping
-        return math.nan, f"{type(e).__name__}: {e}"
-    if not math.isfinite(score):
-        return math.nan, f"the evaluator gave {value!r}; expected a finite number."
+        name = type(e).__name__
+        return math.nan, _text(lambda e: f"{name}: {e}", e, name)
+    if not abs(score) <= LARGEST:
+        wanted = "number of at most 3.4e38" if math.isfinite(score) else "finite number"
+        return math.nan, f"the evaluator gave {_text(repr, value, 'a value')}; expected a {wanted}."
     return score, None
+
+
+def _text(words: Callable[[Any], str], value: Any, otherwise: str, most: int = 2000) -> str:
+    """What a user's object says of itself; cut if that is long, something else if it cannot be had."""
+    try:
+        text = words(value)
+    except Exception as e:
+        return f"{otherwise} (whose own text raises {type(e).__name__})"
+    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"

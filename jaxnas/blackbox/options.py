@@ -29,7 +29,7 @@ class TrialOptions(TypedDict, total=False):
         str | os.PathLike | None,
         "A .jsonl file that gets a line per trial as it ends. If it is there already the search is continued: it takes "
         "the same course without evaluating again what is recorded, so it ends where it would have uninterrupted. "
-        "Raise `trials` to continue a finished one.",
+        "Raise `trials` to continue a finished one. Beside it lies a `.lock`, held while the search runs.",
     ]
     retry_failures: Annotated[
         bool,

@@ -63,7 +63,7 @@ class TrialProgress:
         else:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Takes the bar away."""
         if self._bar is not None:
             self._bar.stop()
@@ -103,7 +103,7 @@ class TrialReporter:
     def say(self, text: str) -> None:
         """Nothing: the function is for trials."""
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Nothing."""
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,9 +22,12 @@ from jaxnas.blackbox.options import TRIAL_DEFAULTS, FixedArch, TrialOptions
 from jaxnas.blackbox.progress import progress_of
 from jaxnas.checks import check_at_least, check_seed
 from jaxnas.errors import ArchitectureError, RunError
-from jaxnas.model.serialization import write_text
+from jaxnas.files import append_line, write_text
+from jaxnas.model.serialization import parse_json
 from jaxnas.model.space import Space
+from jaxnas.runs.locking import Lock
 from jaxnas.runs.progress import short_arch
+from jaxnas.runs.schema import check_trial
 from jaxnas.signatures import check_known, documented
 
 _ADVICE = "{} of them are failures that the history records; retry_failures=True evaluates those again"
@@ -105,7 +111,7 @@ def run(
 
     Raises:
       ArchitectureError: if the filter lets nothing through.
-      RunError: if the history is damaged, or of another search.
+      RunError: if the history is damaged, of another search, in use by another process, or cannot be written.
       TypeError: if the evaluator is no function of an architecture.
       ValueError: for options out of range.
     """
@@ -116,7 +122,6 @@ def run(
     evaluations = {"evaluations": given["evaluations"]}
     settings = {**settings, **(evaluations if given["evaluations"] > 1 else {})}
     about = {"searcher": name, "settings": settings, "seed": given["seed"], "space": _description(space)}
-    record = History(given["history"], about)
     progress = progress_of(given["progress"], trials)
     ask, tell, skip = jax.jit(searcher.ask), jax.jit(searcher.tell), jax.jit(searcher.skip)
     init_rng, rng = jax.random.split(jax.random.key(given["seed"]))
@@ -127,7 +132,7 @@ def run(
     refused: set[tuple] = set()
     asked = idle = taken = 0
     limit = space.size if limit is None else limit
-    try:
+    with History(given["history"], about) as record, contextlib.closing(progress):
         for line in record.continuing(given["retry_failures"]):
             progress.say(line)
         while len(done) < trials and len(known) + len(refused) < limit and idle < given["patience"]:
@@ -148,8 +153,6 @@ def run(
                 done.append(trial)
                 (progress.known if found else progress.told)(trial, len(done))
             state = tell(state, sampled, np.float32(known[key].score))
-    finally:
-        progress.end()
     if not done:
         raise ArchitectureError(
             f"the filter leaves nothing: it refused all {len(refused)} different architectures among {asked} asked for "
@@ -182,51 +185,77 @@ def _description(space: Space) -> dict[str, Any]:
 class History:
     """The file of trials: what a former run recorded is given back in order, what is new is appended.
 
-    The first line says of which search it is. A line with `"spare": true` has a score that is used if the search comes
+    The first line says of which search it is; each other line is a trial, with a checksum. While it is entered no
+    other process can enter it. A line with `"spare": true` has a score that is used if the search comes
     to its architecture: such are left where failures before them were tried again.
+
+    Raises:
+      RunError: on entering, if another process works with the file, it is damaged or of another search, or cannot be
+        written.
     """
 
     def __init__(self, path: str | os.PathLike | None, search: dict[str, Any]):
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else _absolute(path)
         self.recorded: list[Trial] = []
         self.spare: dict[tuple, Trial] = {}
         self.position = 0
         self.search = search
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> History:
         if self.path is None:
-            return
-        first = json.dumps(search)
-        if self.path.exists() and self.path.stat().st_size:
-            self._read(json.loads(first))
-        else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(first + "\n", encoding="utf-8")
+            return self
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(Lock(self.path.with_name(f"{self.path.name}.lock"), guarded=self.path))
+            first = json.dumps(self.search)
+            try:
+                if self.path.exists() and self.path.stat().st_size:
+                    self._read(json.loads(first))
+                else:
+                    write_text(self.path, first + "\n")
+            except OSError as e:
+                raise RunError(f"{self.path}: cannot be read and written: {e.strerror}.") from None
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def _read(self, search: dict[str, Any]) -> None:
         assert self.path is not None
-        lines = self.path.read_bytes().split(b"\n")
-        whole, cut = lines[:-1], lines[-1]  # a line that a kill has cut off has no end
-        for number, line in enumerate(whole, 1):
+        whole, _, cut = self.path.read_bytes().rpartition(b"\n")  # a line that a kill has cut off has no end
+        unsure = False
+        for number, line in enumerate(whole.split(b"\n"), 1):
+            where = f"{self.path}, line {number}"
             try:
-                values = json.loads(line)
-                if number == 1:
-                    _check_search(self.path, values, search)
-                    continue
-                arch = {k: tuple(v) if isinstance(v, list) else v for k, v in values["arch"].items()}
-                score = math.nan if values["score"] is None else float(values["score"])
-                trial = Trial(arch, score, values["error"], float(values["seconds"]), values.get("metrics", {}))
-                if values.get("spare"):
-                    self.spare[tuple(arch.values())] = trial
-                else:
-                    self.recorded.append(trial)
-            except (ValueError, KeyError, TypeError, AttributeError) as e:
-                if isinstance(e, RunError):
-                    raise
-                raise RunError(f"{self.path}, line {number}: not the record of a trial ({e}).") from None
-        if not whole:
-            raise RunError(f"{self.path}: not a history of trials.")
+                values = parse_json(line, source=where)
+            except ArchitectureError as e:
+                raise RunError(f"{e} That is no history of trials, or a damaged one.") from None
+            if number == 1:
+                _check_search(self.path, values, search)
+                continue
+            trial = check_trial(values, where)
+            unsure |= "checksum" not in trial
+            if trial.pop("checksum", None) not in (None, _checksum(trial)):
+                raise RunError(f"{where}: is damaged: it is not as it was written.")
+            self._take(trial)
+        if unsure:
+            warnings.warn(
+                f"{self.path}: an earlier version wrote trials without checksums: they cannot be verified.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
         if cut:
-            with open(self.path, "rb+") as file:
-                file.truncate(self.path.stat().st_size - len(cut))
+            os.truncate(self.path, self.path.stat().st_size - len(cut))
+
+    def _take(self, values: dict[str, Any]) -> None:
+        arch = {k: tuple(v) if isinstance(v, list) else v for k, v in values["arch"].items()}
+        score = math.nan if values["score"] is None else float(values["score"])
+        trial = Trial(arch, score, values["error"], float(values["seconds"]), values.get("metrics", {}))
+        if values.get("spare"):
+            self.spare[tuple(arch.values())] = trial
+        else:
+            self.recorded.append(trial)
 
     def continuing(self, retry_failures: bool) -> list[str]:
         """What to say of trials that are recorded. With `retry_failures` those that have failed are taken out."""
@@ -251,7 +280,10 @@ class History:
         self.recorded = self.recorded[:first]
         lines = [json.dumps(self.search), *map(_line, self.recorded)]
         lines += [_line(trial, spare=True) for trial in self.spare.values()]
-        write_text(self.path, "".join(f"{line}\n" for line in lines))
+        try:
+            write_text(self.path, "".join(f"{line}\n" for line in lines))
+        except OSError as e:
+            raise RunError(f"{self.path}: cannot be written: {e.strerror}.") from None
 
     def next(self, arch: FixedArch) -> Trial | None:
         """The recorded trial that comes next, or one of this architecture that is spare, or None.
@@ -264,8 +296,9 @@ class History:
         trial = self.recorded[self.position]
         if trial.arch != arch:
             raise RunError(
-                f"{self.path}: its trial {self.position} is {trial.arch}, but this search comes to {arch}: another "
-                "filter, or another version. Continue with what it was begun with, or choose another file."
+                f"{self.path}: its trial {self.position} is {trial.arch!r:.500}, but this search comes to "
+                f"{arch!r:.500}: another filter, or another version. Continue with what it was begun with, or choose "
+                "another file."
             )
         return trial
 
@@ -274,15 +307,31 @@ class History:
         self.position += 1
         if self.path is None or self.position <= len(self.recorded):
             return
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(_line(trial) + "\n")
+        try:
+            append_line(self.path, _line(trial))
+        except OSError as e:
+            raise RunError(
+                f"{self.path}: the trial cannot be written: {e.strerror}. The same call continues after those that are."
+            ) from None
 
 
 def _line(trial: Trial, **more: Any) -> str:
     """The record of a trial."""
     score = None if math.isnan(trial.score) else trial.score
     values = {"arch": trial.arch, "score": score, "error": trial.error, "seconds": trial.seconds}
-    return json.dumps(values | ({"metrics": trial.metrics} if trial.metrics else {}) | more)
+    line = json.loads(json.dumps(values | ({"metrics": trial.metrics} if trial.metrics else {}) | more))
+    return json.dumps({**line, "checksum": _checksum(line)})
+
+
+def _absolute(path: str | os.PathLike) -> Path:
+    name = os.fspath(path)
+    if not name or "\0" in name:
+        raise RunError(f"history must be the name of a file; got {name!r}.")
+    return Path(os.path.abspath(name))
+
+
+def _checksum(trial: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(trial, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_search(path: Path, found: Any, expected: dict[str, Any]) -> None:
@@ -290,5 +339,5 @@ def _check_search(path: Path, found: Any, expected: dict[str, Any]) -> None:
         raise RunError(f"{path}: not a history of trials.")
     for key, value in expected.items():
         if found.get(key) != value:
-            shown = "the space differs" if key == "space" else f"{key} was {found.get(key)!r}, not {value!r}"
+            shown = "the space differs" if key == "space" else f"{key} was {found.get(key)!r:.300}, not {value!r:.300}"
             raise RunError(f"{path}: is of another search: {shown}. Choose another file, or remove this one.")

@@ -15,9 +15,11 @@ from jaxnas.model.architecture import decision_text
 def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]) -> None:
     """Show what a search found, and how sure it is; of the DARTS space also as a Genotype."""
     from jaxnas.errors import RunError
-    from jaxnas.runs import directory as runs
+    from jaxnas.runs import reading as runs
 
-    config, history, space = runs.read_config(run), runs.read_history(run), runs.read_space(run)
+    config, space = runs.read_config(run), runs.read_space(run)
+    result, history = runs.read_ended(run), runs.read_history(run)
+    runs.tidy(run)
     console = Console()
     about = f"{config.get('algorithm')} on {config.get('data')}, seed {config.get('seed')}"
     console.print(f"{run}: {config.get('model')}, {about}", highlight=False, markup=False)
@@ -34,15 +36,17 @@ def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]
     except (KeyError, TypeError, ValueError) as e:
         raise RunError(f"{run}: the last record of its history does not fit its space: {e}") from None
     console.print(_history_table(history))
-    if (run / "result.json").exists() and (candidates := runs.read_result(run).get("candidates")):
-        console.print(_candidates_table(candidates))
-    for folder in sorted(run.glob("retrain*/result.json")):
-        ended = runs.read_result(folder.parent)
+    if result is not None and result.get("candidates"):
+        console.print(_candidates_table(result["candidates"]))
+    for folder in runs.trainings(run):
+        ended = runs.read_ended(folder)
+        if ended is None:
+            continue
         score = ended.get("test_accuracy")
         shown = "no test data" if score is None else f"test accuracy {100 * score:.2f} %"
-        start = "inherited weights" if runs.read_config(folder.parent).get("inherited") else "from scratch"
+        start = "inherited weights" if runs.read_config(folder).get("inherited") else "from scratch"
         console.print(
-            f"{folder.parent.name}: {ended.get('status')}, {ended.get('epochs', 0)} epochs {start}, {shown}",
+            f"{folder.name}: {ended.get('status')}, {ended.get('epochs', 0)} epochs {start}, {shown}",
             highlight=False,
             markup=False,
         )

@@ -48,7 +48,7 @@ def compare(
     from rich.console import Console
 
     from jaxnas.errors import RunError
-    from jaxnas.model.serialization import write_text
+    from jaxnas.files import write_text
     from jaxnas.report import compare as comparing
 
     comparison = comparing.read(run, metric)

@@ -161,6 +161,28 @@ def from_multi_hot(flags: list[bool]) -> MultiHotIndex | MultiHotIndices:
     return value
 
 
+class ClassicIndex(int):
+    """The index read from NNI's `{"_value": "conv5x5", "_idx": 1}`, which says the candidate twice.
+
+    It is that int, and remembers the names, so that a file made for other candidates is refused.
+    """
+
+    written: tuple[int | str, ...]
+
+
+class ClassicIndices(tuple):
+    """The indices read from such an object with lists; see `ClassicIndex`."""
+
+    written: tuple[int | str, ...]
+
+
+def from_classic(indices: list[int], names: list[int | str]) -> ClassicIndex | ClassicIndices:
+    """The decision that indices and the names written beside them stand for."""
+    value = ClassicIndex(indices[0]) if len(indices) == 1 else ClassicIndices(indices)
+    value.written = tuple(names)
+    return value
+
+
 @jax.tree_util.register_static
 class StaticArch(Mapping):
     """A fixed architecture that no transformation can trace: a pytree without leaves.

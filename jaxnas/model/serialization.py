@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxnas.errors import ArchitectureError
-from jaxnas.model.architecture import Arch, Gated, from_multi_hot, is_array
+from jaxnas.errors import ArchitectureError, RunError
+from jaxnas.files import write_text
+from jaxnas.model.architecture import Arch, Gated, from_classic, from_multi_hot, is_array
 
 
 def export(arch: Arch, path: str | os.PathLike) -> None:
@@ -29,9 +31,14 @@ def export(arch: Arch, path: str | os.PathLike) -> None:
 
     Raises:
       ArchitectureError: if a value is no decision (weights are not: `Space.fixed` makes decisions of them).
+      RunError: if the file cannot be written.
     """
     plain = {key: list(v) if isinstance(v, tuple) else v for key, v in read_values(arch).items()}
-    write_text(path, json.dumps(plain, indent=2, sort_keys=True))
+    try:
+        write_text(path, json.dumps(plain, indent=2, sort_keys=True))
+    except (OSError, ValueError) as e:  # ValueError: a null byte in the name
+        reason = e.strerror if isinstance(e, OSError) else e
+        raise RunError(f"{_short(os.fspath(path), 300)}: the architecture cannot be written: {reason}.") from None
 
 
 def load(path: str | os.PathLike) -> dict[str, int | str | tuple]:
@@ -67,7 +74,7 @@ def read_values(values: Any, *, source: str = "the architecture") -> dict[str, A
         raise ArchitectureError(f"{source}: expected an object {{key: value}}; got {type(values).__name__}.")
     for key in values:
         if not isinstance(key, str):
-            raise ArchitectureError(f"{source}: keys are strings; got {key!r}.")
+            raise ArchitectureError(f"{source}: keys are strings; got {_short(key)}.")
     _refuse_genotypes(values, source)
     return {key: _decision(key, value, source) for key, value in values.items()}
 
@@ -76,7 +83,7 @@ def _refuse_genotypes(values: Mapping[str, Any], source: str) -> None:
     """Says what a file is that holds architectures of the DARTS space in another form."""
     for key, value in values.items():
         if isinstance(value, str) and "Genotype(" in value:
-            how = f"jaxnas.spaces.arch_of(jaxnas.spaces.Genotype.parse(values[{key!r}]))"
+            how = f"jaxnas.spaces.arch_of(jaxnas.spaces.Genotype.parse(values[{_short(key)}]))"
             raise ArchitectureError(
                 f"{source}: holds {len(values)} genotype texts, not one architecture; read one: {how}."
             )
@@ -85,8 +92,13 @@ def _refuse_genotypes(values: Mapping[str, Any], source: str) -> None:
             raise ArchitectureError(f"{source}: is a configuration of NAS-Bench-301; read it by {how}.")
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Decodes a JSON file strictly: no duplicate keys, no NaN.
+def read_json(path: str | os.PathLike, *, most_bytes: int = 2**23, deepest: int = 20) -> Any:
+    """Decodes a JSON file strictly: no duplicate keys, no NaN, nothing larger or deeper than it can be.
+
+    Args:
+      path: the file.
+      most_bytes: its size at most.
+      deepest: how deep its lists and objects may be nested.
 
     Raises:
       FileNotFoundError, ArchitectureError: as `load`.
@@ -98,68 +110,87 @@ def read_json(path: str | os.PathLike) -> Any:
         raise ArchitectureError(f"{str(path)[:80]!r}: not a file name: {e}.") from None
     if not there:
         raise FileNotFoundError(f"{path}: there is no such file (looked in {path.parent.absolute()}).")
+    try:
+        with open(path, "rb") as file:
+            data = file.read(most_bytes + 1)
+    except OSError as e:
+        raise ArchitectureError(f"{path}: cannot be read: {e.strerror}.") from None
+    if len(data) > most_bytes:
+        raise ArchitectureError(f"{path}: larger than {most_bytes / 2**20:,.0f} MiB, which no file of this kind is.")
+    return parse_json(data, source=str(path), deepest=deepest)
+
+
+def parse_json(data: bytes, *, source: str, deepest: int = 20) -> Any:
+    """Decodes JSON as `read_json`; `source` is what messages call it. Raises ArchitectureError."""
 
     def no_constants(name: str) -> Any:
-        raise ArchitectureError(f"{path}: {name} is not allowed in JSON.")
+        raise ArchitectureError(f"{source}: {name} is not allowed in JSON.")
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise ArchitectureError(f"{path}: key {key!r} stands twice.")
+                raise ArchitectureError(f"{source}: key {_short(key)} stands twice.")
             found[key] = value
         return found
 
+    def integer(digits: str) -> int:
+        if len(digits) > _MOST_DIGITS:
+            raise ArchitectureError(f"{source}: holds an integer of {len(digits):,} digits.")
+        return int(digits)
+
     try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text, parse_constant=no_constants, object_pairs_hook=no_duplicates)
+        text = data.decode("utf-8")
+        if _depth(text) > deepest:
+            raise ArchitectureError(f"{source}: nested too deeply: lists and objects lie more than {deepest} deep.")
+        return json.loads(text, parse_constant=no_constants, parse_int=integer, object_pairs_hook=no_duplicates)
     except json.JSONDecodeError as e:
         cut = " (the file seems cut off)" if e.pos >= len(text.rstrip()) else ""
-        raise ArchitectureError(f"{path}: not valid JSON at line {e.lineno}, column {e.colno}: {e.msg}{cut}.") from None
+        raise ArchitectureError(
+            f"{source}: not valid JSON at line {e.lineno}, column {e.colno}: {e.msg}{cut}."
+        ) from None
     except UnicodeDecodeError as e:
-        raise ArchitectureError(f"{path}: not a text file (byte {e.start} is not UTF-8).") from None
-    except ArchitectureError:
-        raise
-    except ValueError as e:  # a number of thousands of digits
-        raise ArchitectureError(f"{path}: not an architecture: {e}.") from None
-    except RecursionError:
-        raise ArchitectureError(f"{path}: nested too deeply to be an architecture.") from None
-    except OSError as e:
-        raise ArchitectureError(f"{path}: cannot be read: {e.strerror}.") from None
+        raise ArchitectureError(f"{source}: not a text file (byte {e.start} is not UTF-8).") from None
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a file aside and renames it, so that it is never seen half written."""
-    write_bytes(path, text.encode("utf-8"))
+_MOST_DIGITS = 19  # of a 64-bit integer, and its sign
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|$)|[\[{]|[\]}]', re.DOTALL)
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """As `write_text`, for bytes."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _depth(text: str) -> int:
+    """How deep lists and objects are nested, whether or not it is JSON otherwise."""
+    depth = deepest = 0
+    for found in _BRACKETS.finditer(text):
+        bracket = found[0]
+        if bracket in ("[", "{"):
+            depth += 1
+            deepest = max(depth, deepest)
+        elif bracket in ("]", "}"):
+            depth -= 1
+    return deepest
+
+
+def _short(value: Any, most: int = 80) -> str:
+    """A value in a message."""
     try:
-        aside.write_bytes(data)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} nested too deeply to be shown"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _decision(key: str, value: Any, source: str) -> Any:
-    where = f"{source}, choice {key!r}"
+    where = f"{source}, choice {_short(key)}"
     if isinstance(value, Gated):
         raise ArchitectureError(f"{where}: got gated paths; expected a decision. `Space.fixed` makes one of them.")
     value = _without_arrays(value)
     if isinstance(value, Mapping) and set(value) == {"_value", "_idx"}:
-        indices = value["_idx"] if isinstance(value["_idx"], list) else [value["_idx"]]
-        if not all(isinstance(i, int) for i in indices):
-            raise ArchitectureError(f"{where}: _idx is {value['_idx']!r}; expected an index or a list of indices.")
-        value = indices
+        return _classic(where, value["_value"], value["_idx"])
     if isinstance(value, (int, str)) and not isinstance(value, bool):
         return value
     if not isinstance(value, (list, tuple)):
         raise _no_decision(where, value)
-    if hasattr(value, "length"):
+    if _remembers(value):
         return value
     if value and all(isinstance(item, bool) for item in value):
         return from_multi_hot(list(value))
@@ -171,18 +202,36 @@ def _decision(key: str, value: Any, source: str) -> Any:
     return value[0] if len(value) == 1 else tuple(value)
 
 
-def _without_arrays(value: Any) -> Any:
-    """Arrays as Python numbers and lists; a bool array so becomes a multi-hot list."""
+def _classic(where: str, value: Any, index: Any) -> Any:
+    """The decision of NNI's trial parameters, which say it twice."""
+    indices, values = (each if isinstance(each, list) else [each] for each in (index, value))
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in indices):
+        raise ArchitectureError(f"{where}: _idx is {_short(index)}; expected an index or a list of indices.")
+    if not all(isinstance(v, (int, str)) and not isinstance(v, bool) for v in values):
+        raise ArchitectureError(f"{where}: _value is {_short(value)}; expected a name or a list of names.")
+    differ = any(isinstance(v, int) and v != i for v, i in zip(values, indices, strict=False))
+    if len(values) != len(indices) or differ:
+        raise ArchitectureError(f"{where}: _value is {_short(value)}, but _idx is {_short(index)}.")
+    return from_classic(indices, values)
+
+
+def _without_arrays(value: Any, deep: int = 2) -> Any:
+    """Arrays as Python numbers and lists; a bool array so becomes a multi-hot list. (Deeper ones are no decisions.)"""
     if is_array(value):
         return jax.device_get(value).tolist()
-    if isinstance(value, (list, tuple)) and not hasattr(value, "length"):
-        return [_without_arrays(item) for item in value]
+    if deep and isinstance(value, (list, tuple)) and not _remembers(value):
+        return [_without_arrays(item, deep - 1) for item in value]
     return value
+
+
+def _remembers(value: Any) -> bool:
+    """Whether a decision that was read from a file remembers how it stood there."""
+    return hasattr(value, "length") or hasattr(value, "written")
 
 
 def _no_decision(where: str, value: Any) -> ArchitectureError:
     weights = " Weights are no decision: `Space.fixed` makes one of them." if isinstance(value, float) else ""
     return ArchitectureError(
-        f"{where}: got {value!r}; expected an index, a name, a list of those, or a list with one bool per "
+        f"{where}: got {_short(value)}; expected an index, a name, a list of those, or a list with one bool per "
         f"candidate.{weights}"
     )

@@ -104,7 +104,7 @@ def positions(key: str, spec: ChoiceSpec, value: Any) -> tuple[int, ...]:
       ArchitectureError: if the value is no decision for this choice.
     """
     n = spec.whole.n_candidates
-    length = getattr(value, "length", None)
+    length, written = getattr(value, "length", None), hasattr(value, "written")
     if length is not None and length != n:
         raise _error(key, spec, f"a multi-hot list of length {length}", f"length {n}")
     if isinstance(value, bool):
@@ -114,8 +114,10 @@ def positions(key: str, spec: ChoiceSpec, value: Any) -> tuple[int, ...]:
         if len(items) != n:
             raise _error(key, spec, f"a list of {len(items)} bools", f"{n}")
         chosen = [i for i, flag in enumerate(items) if flag]
-    elif length is not None:
+    elif length is not None or written:
         chosen = [int(item) for item in items]
+        check_distinct(key, spec.whole, chosen)
+        _check_written(key, spec.whole, value)
     else:
         chosen = [position(key, spec, item) for item in items]
     if len(set(chosen)) != len(chosen):
@@ -126,6 +128,22 @@ def positions(key: str, spec: ChoiceSpec, value: Any) -> tuple[int, ...]:
             raise _error(key, spec, f"{outside}, which the restriction has left out", f"some of {list(spec.labels)}")
         chosen = [spec.original.index(i) for i in chosen]
     return check_chosen(key, spec, chosen)
+
+
+def _check_written(key: str, spec: ChoiceSpec, value: Any) -> None:
+    """Refuses a `ClassicIndex` or `ClassicIndices` whose names are of other candidates than its indices."""
+    indices, names = value if isinstance(value, tuple) else (value,), spec.names or ()
+    for name, index in zip(getattr(value, "written", ()), indices, strict=False):
+        if name in names:
+            fits = names.index(str(name)) == index
+        elif name == "" and spec.kind == INPUT:
+            fits = True
+        elif isinstance(name, int) or (_is_digits(name) and len(name) < 20 and not any(map(_is_digits, names))):
+            fits = int(name) == index
+        else:
+            fits = not names
+        if not fits:
+            raise _error(key, spec, f"_value {name!r:.80} with _idx {index}", "both to name the same candidate")
 
 
 def position(key: str, spec: ChoiceSpec, item: Any) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnas.errors import RunError
-from jaxnas.model.serialization import write_text
+from jaxnas.files import write_text
 from jaxnas.report.page import page
 from jaxnas.report.payload import payload
 from jaxnas.report.watch import serve

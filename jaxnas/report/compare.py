@@ -15,7 +15,8 @@ from jaxnas.errors import ArchitectureError, RunError
 from jaxnas.model.architecture import decision_text
 from jaxnas.model.space import Space
 from jaxnas.report.payload import payload
-from jaxnas.runs import directory as runs
+from jaxnas.runs import reading as runs
+from jaxnas.runs.directory import NOT_COMPARED
 
 Record = Mapping[str, Any]
 
@@ -103,6 +104,9 @@ def read(paths: Sequence[str | os.PathLike], metric: str | None = None) -> Compa
 
 def _run(name: str, path: Path, history: Sequence[Record], metric: str) -> Run:
     shown = payload(path)  # also checks everything
+    for training in shown["trainings"]:
+        if training["damaged"]:
+            raise RunError(training["status"])
     config, space, state = runs.read_config(path), runs.read_space(path), shown["status"]["state"]
     curves = [_curve(history, f"{role}_{metric}") for role in ("derived", "supernet", "sampled")]
     return Run(
@@ -142,7 +146,7 @@ def _arch(path: Path, space: Space, history: Sequence[Record]) -> dict[str, Any]
 def _groups(found: Sequence[Run]) -> dict[str, list[Run]]:
     by_config: dict[str, list[Run]] = {}
     for run in found:
-        same = {key: value for key, value in run.config.items() if key not in ("seed", *runs.NOT_COMPARED)}
+        same = {key: value for key, value in run.config.items() if key not in ("seed", *NOT_COMPARED)}
         by_config.setdefault(json.dumps(same, sort_keys=True), []).append(run)
     groups: dict[str, list[Run]] = {}
     for members in by_config.values():

@@ -182,8 +182,15 @@ def _drawing(
 
 def _size(box: _Box) -> Point:
     lines = box.text.split("\n")
-    width = max(TextPath((0, 0), line or " ", size=_TEXT).get_extents().width for line in lines)
+    width = max(_width(line) for line in lines)
     return max(width + 9, 17.0), len(lines) * _TEXT * 1.25 + 6
+
+
+def _width(line: str) -> float:
+    try:
+        return TextPath((0, 0), line or " ", size=_TEXT).get_extents().width
+    except AttributeError:  # matplotlib's, of letters without ink
+        return 0.0
 
 
 # ---------------------------------------------------------------------- drawing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from jaxnas.errors import RunError
-from jaxnas.model.serialization import write_bytes
+from jaxnas.files import write_bytes
 
 ONE_COLUMN, TWO_COLUMNS, PAGE_HEIGHT = 3.25, 6.75, 8.5  # inches, of a paper with two columns
 FORMATS = ("pdf", "svg", "png")
@@ -68,8 +69,10 @@ def style() -> Any:
 
 
 def plain(text: Any, most: int = 60) -> str:
-    """A name on one line; of a long one the middle is left out."""
-    text = " ".join(str(text).split())
+    """A name on one line; of a long one the middle is left out. One that cannot be seen is spelled out."""
+    name, text = str(text), " ".join(str(text).split())
+    if all(unicodedata.category(letter)[0] in "CMZ" for letter in text):  # blanks, or of no width
+        text = ascii(name)
     head = (most - 1) // 2
     return text if len(text) <= most else f"{text[:head]}…{text[head + 1 - most :]}"
 

@@ -18,7 +18,7 @@ from jaxnas.model.serialization import read_json
 from jaxnas.model.space import Space
 from jaxnas.model.values import positions
 from jaxnas.report.drawing import draw_cell, draw_graph
-from jaxnas.runs import directory as runs
+from jaxnas.runs import reading as runs
 from jaxnas.runs.progress import duration_text
 
 Record = Mapping[str, Any]
@@ -40,11 +40,7 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
     """
     run = Path(run)
     config, space = runs.read_config(run), runs.read_space(run)
-    try:
-        history = runs.read_history(run)
-    except UnicodeDecodeError as e:
-        raise RunError(f"{run / 'history.jsonl'}: not a text file (byte {e.start} is not UTF-8).") from None
-    result = runs.read_result(run) if (run / "result.json").exists() else None
+    result, history = runs.read_ended(run), runs.read_history(run)
     _check_epochs(run, history)
     choices = _choices(run, history, space)
     graph = config.get("graph")
@@ -68,7 +64,7 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
             "graph": drawn,
             "cells": cells,
             "candidates": _candidates(run, result),
-            "trainings": [_training(file.parent) for file in sorted(run.glob("retrain*/config.json"), key=_by_number)],
+            "trainings": [_training(folder) for folder in runs.trainings(run)],
             "final": _final(run, history),
             "configuration": _configuration(config),
         }
@@ -207,10 +203,6 @@ def _by_role(name: str) -> tuple[int, str]:
     return (_ROLES.index(role) if role in _ROLES else -1 if name == "reward" else len(_ROLES), name)
 
 
-def _by_number(file: Path) -> tuple[int, str]:
-    return (len(file.parent.name), file.parent.name)  # retrain, retrain-2, …, retrain-10
-
-
 # ------------------------------------------------------------------ words and tables
 
 
@@ -275,14 +267,16 @@ def _arch_text(arch: Mapping[str, Any]) -> str:
 def _training(folder: Path) -> dict[str, Any]:
     """A row of the table of trainings; damage is told in the row, since the search is not concerned."""
     try:
-        config, history = runs.read_config(folder), runs.read_history(folder)
-        result = runs.read_result(folder) if (folder / "result.json").exists() else None
+        config = runs.read_config(folder)
+        result, history = runs.read_ended(folder), runs.read_history(folder)
     except RunError as e:
-        return {"name": folder.name, "status": str(e), "start": "", "epochs": "", "scores": {}, "duration": ""}
+        empty = {"start": "", "epochs": "", "scores": {}, "duration": ""}
+        return {"name": folder.name, "status": str(e), "damaged": True, **empty}
     scores = result if result is not None else history[-1] if history else {}
     start = "inherited weights" if config.get("inherited") else "from scratch"
     return {
         "name": folder.name,
+        "damaged": False,
         "status": str(result.get("error") or result.get("status")) if result is not None else _going_on(folder),
         "start": start,
         "epochs": f"{len(history)} of {config.get('epochs')}",

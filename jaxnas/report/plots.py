@@ -17,7 +17,7 @@ from jaxnas.report import figures
 from jaxnas.report.derived import architecture
 from jaxnas.report.figures import ONE_COLUMN, TWO_COLUMNS, legend, legend_below, line_styles, plain
 from jaxnas.report.payload import payload
-from jaxnas.runs import directory as runs
+from jaxnas.runs import reading as runs
 
 CHOICES_PER_PAGE = 24
 _COLUMNS = 4

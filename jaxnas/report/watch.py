@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -15,32 +16,47 @@ from typing import Any
 from jaxnas.errors import RunError
 from jaxnas.report.page import embedded, page
 from jaxnas.report.payload import payload, waiting
-from jaxnas.runs import directory as runs
+from jaxnas.runs import reading as runs
 
 _READ = ("config.json", "history.jsonl", "result.json", "final_arch.json")
 _LOCAL = ("127.0.0.1", "localhost", "::1")
+_MOST = 32  # connections at a time
+_PATIENCE = 10.0  # seconds that a client may keep silent
 
 
 class Source:
-    """A run's payload, read again only when a file of the run has changed."""
+    """A run's payload and page, made again only when a file of the run has changed."""
 
     def __init__(self, run: str | os.PathLike):
         self.run = Path(run)
         self._lock = threading.Lock()
         self._known: tuple[Any, dict[str, Any], bytes, str] | None = None
+        self._page: tuple[bytes, str] | None = None
 
-    def get(self) -> tuple[dict[str, Any], bytes, str]:
-        """The payload, its JSON, and a revision that is another one whenever the JSON is.
+    def get(self) -> tuple[bytes, str]:
+        """The payload as JSON, and a revision that is another one whenever the JSON is.
 
         A run that is damaged, or half written at this moment, gives `{"error": message}`.
         """
         with self._lock:
-            files = self._files()
-            if self._known is None or self._known[0] != files:
-                data = self._read()
-                body = embedded(data).encode("ascii")
-                self._known = (files, data, body, f'"{hashlib.sha256(body).hexdigest()[:20]}"')
-            return self._known[1:]
+            return self._current()[1:]
+
+    def page(self) -> tuple[bytes, str]:
+        """The page, and a revision as that of `get`."""
+        with self._lock:
+            data, _, revision = self._current()
+            if self._page is None or self._page[1] != revision:
+                shown = {**waiting(self.run), "live": True, **({} if "error" in data else data)}
+                self._page = (page(shown).encode("utf-8"), revision)
+            return self._page
+
+    def _current(self) -> tuple[dict[str, Any], bytes, str]:
+        files = self._files()
+        if self._known is None or self._known[0] != files:
+            data = self._read()
+            body = embedded(data).encode("ascii")
+            self._known = (files, data, body, f'"{hashlib.sha256(body).hexdigest()[:20]}"')
+        return self._known[1:]
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -51,7 +67,7 @@ class Source:
     def _files(self) -> list[tuple[str, int, int, bool]]:
         """What tells whether something is new: the state of the files that are read, and whether somebody works."""
         found = []
-        for folder in (self.run, *sorted(self.run.glob("retrain*"))):
+        for folder in (self.run, *runs.trainings(self.run)):
             for name in (*_READ, "run.lock"):
                 try:
                     stat = (folder / name).stat()
@@ -70,20 +86,57 @@ def not_begun(run: Path) -> bool:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the page of one run at `/` and its data at `/data.json`."""
+    """Serves the page of one run at `/` and its data at `/data.json`.
+
+    It has a bounded number of threads. A client that comes when all are taken takes the place of the one that has said
+    nothing for longest; if all are being answered it is told to come again.
+    """
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, run: str | os.PathLike, host: str, port: int):
         self.source = Source(run)
         self.host = host
+        self._open: dict[Any, bool] = {}  # connections, oldest first, and whether they have asked for something
+        self._door = threading.Lock()
         if ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__((host, port), Handler)
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Gives a connection a thread."""
+        with self._door:
+            idle = [known for known, asked in self._open.items() if not asked]
+            full = len(self._open) >= _MOST
+            if full and idle:
+                del self._open[idle[0]]
+                with contextlib.suppress(OSError):
+                    idle[0].shutdown(socket.SHUT_RDWR)  # its thread then ends
+            if not full or idle:
+                self._open[request] = False
+        if full and not idle:
+            with contextlib.suppress(OSError):
+                request.sendall(b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Ends a connection."""
+        with self._door:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def is_asked(self, request: Any) -> None:
+        """Notes that a connection has asked for something: it keeps its place until it is answered."""
+        with self._door:
+            if request in self._open:
+                self._open[request] = True
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A page that was closed while it was answered is no error."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
     def server_bind(self) -> None:
@@ -97,26 +150,27 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET."""
+    """Answers GET and HEAD."""
 
     server: Server
+    timeout = _PATIENCE
 
     def do_GET(self) -> None:
+        self.server.is_asked(self.request)
         path = self.path.partition("?")[0]
         if not self._known_host():
             self._answer(403, "text/plain", b"This server answers to localhost only.")
-        elif path == "/":
-            data, _, _ = self.server.source.get()
-            shown = {**waiting(self.server.source.run), "live": True, **({} if "error" in data else data)}
-            self._answer(200, "text/html; charset=utf-8", page(shown).encode("utf-8"))
-        elif path == "/data.json":
-            _, body, revision = self.server.source.get()
+        elif path in ("/", "/data.json"):
+            source, kind = self.server.source, "application/json" if path != "/" else "text/html; charset=utf-8"
+            body, revision = source.page() if path == "/" else source.get()
             if self.headers.get("If-None-Match") == revision:
                 self._answer(304, None, b"", revision)
             else:
-                self._answer(200, "application/json", body, revision)
+                self._answer(200, kind, body, revision)
         else:
             self._answer(404, "text/plain", b"There is nothing here.")
+
+    do_HEAD = do_GET
 
     def _known_host(self) -> bool:
         """Refuses names that a foreign site had resolve to this machine (DNS rebinding)."""
@@ -135,7 +189,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing: a line per second would hide what matters."""
@@ -148,18 +203,21 @@ def make_server(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 808
       RunError: if `run` is there and is neither a run directory nor an empty folder, or nothing can listen there, or
         plotly is not installed.
     """
+    if not host.strip():
+        raise RunError("the host is empty, which would let everyone in; 127.0.0.1 is this machine, 0.0.0.0 everyone.")
     if not not_begun(Path(run)):
         runs.read_config(run)
         runs.read_space(run)
     page(waiting(run))  # to say now if something is not installed
     try:
         return Server(run, host, port)
-    except OSError as e:
-        raise RunError(
-            f"cannot listen on port {port} of {host}: {e.strerror or e}. Give another port; 0 takes a free one."
-        ) from None
     except OverflowError:
         raise RunError(f"port {port}: expected 0 to 65535.") from None
+    except (OSError, ValueError, TypeError) as e:  # the latter of what is no name of a host
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else e
+        raise RunError(
+            f"cannot listen on port {port} of {host[:200]}: {reason}. Give another port; 0 takes a free one."
+        ) from None
 
 
 def serve(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 8080) -> None:

@@ -1,9 +1,10 @@
 """What a long run leaves on disk and needs beside its steps. What reads a run directory is found here."""
 
-from jaxnas.runs.directory import (
-    RunDirectory,
+from jaxnas.runs.directory import RunDirectory
+from jaxnas.runs.reading import (
     free,
     read_config,
+    read_ended,
     read_history,
     read_result,
     read_space,
@@ -11,6 +12,8 @@ from jaxnas.runs.directory import (
     resumable,
     seed_folder,
     status,
+    tidy,
+    trainings,
     working,
 )
 
@@ -18,6 +21,7 @@ __all__ = [
     "RunDirectory",
     "free",
     "read_config",
+    "read_ended",
     "read_history",
     "read_result",
     "read_space",
@@ -25,5 +29,7 @@ __all__ = [
     "resumable",
     "seed_folder",
     "status",
+    "tidy",
+    "trainings",
     "working",
 ]

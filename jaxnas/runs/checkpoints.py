@@ -1,42 +1,47 @@
-"""Checkpoints: the whole state of a run and where in it that is, so that an interrupted run can go on.
+"""Checkpoints: the whole state of a run and where in it that is, so that an interrupted run can continue.
 
-A checkpoint is a folder named `<epochs done>-<phases done>-<steps done>`:
+A checkpoint is a folder named `<epochs done>-<phases done>-<steps done>`, and `-<number>` if it was written again:
 
 ======================  ======================================================================
 file                    what
 ======================  ======================================================================
-`arrays/`               the state, written by orbax: all leaves of a dtype as one flat array (one
-                        array a leaf takes a second for a thousand leaves, and supernets have more)
+`state.npz`             the state: all leaves of a dtype as one flat array (supernets have thousands)
 `position.json`         the `Position`, and name, shape and dtype of every leaf
+`runs.json`             config and history of the runs whose state it is, up to here
 `checksums.json`        SHA-256 of each of these files
 ======================  ======================================================================
 
-It is written aside and renamed when complete, so a run that is killed leaves whole ones only.
+It is written aside, synced and renamed, then read back. Only then older ones are removed: a run that is killed, or
+whose machine loses power, leaves whole ones. Written with numpy: orbax 0.12 writes beside the folder or cannot read
+it again where a name holds `[`, `]` or a backslash, syncs nothing, and reports errors from threads of its own.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import hashlib
+import io
 import json
-import logging
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas import files
 from jaxnas.errors import RunError
-from jaxnas.model.serialization import write_text
 
 State = TypeVar("State")
+
+_NAME = re.compile(r"\d{6,}-\d{2,}-\d{8,}(-\d{4,})?")
+_RUNS, _SUMS = "runs.json", "checksums.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,19 +72,29 @@ class Position:
         return f"{self.epoch:06d}-{self.phase:02d}-{self.step:08d}"
 
 
-def save(folder: str | os.PathLike, position: Position, state: Any, *, keep: int = 2) -> None:
-    """Writes a checkpoint, and removes all but the last `keep`.
+def save(
+    folder: str | os.PathLike,
+    position: Position,
+    state: Any,
+    *,
+    keep: int = 2,
+    runs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Writes a checkpoint durably, reads it back, and then removes all but the last `keep`.
 
     Args:
       folder: where checkpoints lie.
       position: where in the run the state is.
       state: a pytree of arrays; typed PRNG keys may be among them.
       keep: how many checkpoints stay.
+      runs: what else belongs to it, as JSON has it: `{name: {"config": …, "history": […]}}` of each run whose state it
+        is; see `read_runs`.
 
     Raises:
       RunError: if it cannot be written. Those that are there stay.
     """
-    path = Path(folder).absolute() / position.name
+    folder = Path(folder).absolute()
+    path = _free_name(folder, position.name)
     aside = path.with_name(f"{path.name}.partial")
     leaves = _leaves(state)
     about = {
@@ -92,26 +107,31 @@ def save(folder: str | os.PathLike, position: Position, state: Any, *, keep: int
         "compile_seconds": position.compile_seconds,
         "leaves": _forms(leaves),
     }
+    contents: dict[str, Callable[[Any], object]] = {
+        "state.npz": lambda file: np.savez(file, **_packed(leaves)),  # type: ignore[arg-type]
+        "position.json": lambda file: file.write(json.dumps(about).encode()),
+        _RUNS: lambda file: file.write(json.dumps(runs or {}).encode()),
+    }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)  # orbax would wait minutes for a folder that cannot be made
-        for stale in path.parent.glob("*.partial"):  # of a process that was killed
-            shutil.rmtree(stale, ignore_errors=True)
+        files.make_folder(folder)
+        for stale in _entries(folder):  # of a process that was killed
+            if stale.name.endswith(".partial"):
+                files.remove_folder(stale)
         aside.mkdir()
         _check_room(aside, leaves)
-        with _quietly(), _checkpointer() as checkpointer:
-            checkpointer.save(aside / "arrays", _packed(leaves))
-        write_text(aside / "position.json", json.dumps(about))
-        write_text(aside / "checksums.json", json.dumps(_checksums(aside)))
-        shutil.rmtree(path, ignore_errors=True)  # of the same position, written again
-        os.replace(aside, path)
-    except Exception as e:  # orbax and tensorstore raise many kinds when a disk is full
-        shutil.rmtree(aside, ignore_errors=True)
+        sums = {name: _write(aside / name, put) for name, put in contents.items()}
+        _write(aside / _SUMS, lambda file: file.write(json.dumps(sums).encode()))
+        files.move_folder(aside, path)
+        _check_sums(path, sums)
+    except (OSError, _DamagedError) as e:
+        for half in (aside, path):
+            files.remove_folder(half)
         raise RunError(
             f"{path}: the checkpoint cannot be written: {_reason(e)}. The checkpoints from before are untouched; once "
-            "there is room, the same call goes on from the last of them."
+            "there is room, the same call continues from the last of them."
         ) from None
     for old in _all(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        files.remove_folder(old)
 
 
 def restore(folder: str | os.PathLike, like: State) -> tuple[Position, State] | None:
@@ -125,18 +145,33 @@ def restore(folder: str | os.PathLike, like: State) -> tuple[Position, State] | 
       `(position, state)`, or None if there is no checkpoint.
 
     Raises:
-      RunError: if all checkpoints are damaged, or the newest whole one is of another model.
+      RunError: if all checkpoints are damaged, or the newest whole one is of another model or an earlier version.
     """
     found = _all(folder)
     for path in reversed(found):
         try:
             return _read(path, like)
         except _DamagedError as damage:
-            rest = "going on from the one before it" if path != found[0] else "and there is none before it"
+            rest = "continuing from the one before it" if path != found[0] else "and there is none before it"
             warnings.warn(f"{path}: this checkpoint is damaged ({damage}); {rest}.", RuntimeWarning, stacklevel=2)
     if found:
         raise RunError(f"{folder}: every checkpoint is damaged; remove this folder to begin again.")
     return None
+
+
+def read_runs(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """What `save` was given as `runs` with the newest checkpoint that has it whole; empty if there is none.
+
+    (Its state need not be whole: what it says of the epochs before an older checkpoint, that one says too.)
+    """
+    for path in reversed(_all(folder)):
+        try:
+            sums = _read_json(path / _SUMS)
+            if _sum_of(path / _RUNS) == sums.get(_RUNS):
+                return _read_json(path / _RUNS)
+        except _DamagedError:
+            continue
+    return {}
 
 
 def newest(folder: str | os.PathLike) -> str | None:
@@ -147,7 +182,7 @@ def newest(folder: str | os.PathLike) -> str | None:
 
 def remove(folder: str | os.PathLike) -> None:
     """Removes all checkpoints: a run that has ended needs none."""
-    shutil.rmtree(folder, ignore_errors=True)
+    files.remove_folder(folder)
 
 
 class _DamagedError(Exception):
@@ -155,24 +190,52 @@ class _DamagedError(Exception):
 
 
 def _read(path: Path, like: State) -> tuple[Position, State]:
-    try:
-        sums, about = (json.loads((path / name).read_text()) for name in ("checksums.json", "position.json"))
-    except (OSError, ValueError) as e:
-        raise _DamagedError(f"{type(e).__name__}: {e}") from None
-    actual = _checksums(path)
-    changed = sorted(name for name in {**actual, **sums} if actual.get(name) != sums.get(name))
-    if changed:
-        raise _DamagedError(f"{changed[0]} is not as it was written")
+    if (path / "arrays").is_dir():
+        raise RunError(
+            f"{path}: this checkpoint is in the form of an earlier version of jaxnas; continue with that version, or "
+            f"remove {path.parent} to begin again."
+        )
+    _check_sums(path, _read_json(path / _SUMS))
+    about = _read_json(path / "position.json")
     wanted = _leaves(like)
     _check_same_model(path, about["leaves"], _forms(wanted))
     try:
-        with _quietly(), _checkpointer() as checkpointer:
-            packed = checkpointer.restore(path.absolute() / "arrays", _packed(wanted))
-    except Exception as e:  # orbax and tensorstore raise many kinds
+        with np.load(path / "state.npz", allow_pickle=False) as stored:
+            packed = {name: stored[name].view(jnp.dtype(name)) for name in stored.files}
+    except (OSError, ValueError) as e:
         raise _DamagedError(f"{type(e).__name__}: {str(e)[:300]}") from None
     metrics = {name: np.asarray(values, dtype) for name, (dtype, values) in about.pop("metrics").items()}
     about.pop("leaves")
     return Position(metrics=metrics, **about), jax.tree.unflatten(jax.tree.structure(like), _unpacked(packed, like))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as e:
+        raise _DamagedError(f"{file.name}: {type(e).__name__}: {str(e)[:300]}") from None
+    if not isinstance(value, dict):
+        raise _DamagedError(f"{file.name} holds a {type(value).__name__}")
+    return value
+
+
+def _check_sums(path: Path, sums: Mapping[str, str]) -> None:
+    """Raises _DamagedError unless a checkpoint has these files with these checksums, and no others."""
+    actual = {}
+    for file in _entries(path):
+        if file.name != _SUMS:
+            actual[file.name] = _sum_of(file)
+    changed = sorted(name for name in {**actual, **sums} if actual.get(name) != sums.get(name))
+    if changed or "position.json" not in sums:
+        raise _DamagedError(f"{(changed or [_SUMS])[0]} is not as it was written")
+
+
+def _sum_of(file: Path) -> str:
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as e:
+        raise _DamagedError(f"{file.name}: {e.strerror}") from None
 
 
 def _check_same_model(path: Path, stored: dict[str, str], wanted: dict[str, str]) -> None:
@@ -185,46 +248,67 @@ def _check_same_model(path: Path, stored: dict[str, str], wanted: dict[str, str]
 
 
 def _check_room(folder: Path, leaves: dict[str, np.ndarray]) -> None:
-    """Finds a full disk before orbax does, which reports it at length."""
+    """Finds a full disk before half of the state is written."""
     needed, free = sum(leaf.nbytes for leaf in leaves.values()), shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if "RESOURCE_EXHAUSTED" in str(error):  # tensorstore's word for it
-        return "no space is left"
-    return f"{type(error).__name__}: {str(error)[:300]}"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the log of orbax, which writes a traceback for what it also raises."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+class _Hashed(io.RawIOBase):
+    """A file that is only written to, in one go, with the checksum of what was."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._sum = file, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._sum.update(data)
+        return self._file.write(data)
+
+    @property
+    def checksum(self) -> str:
+        return self._sum.hexdigest()
+
+
+def _write(path: Path, put: Callable[[Any], object]) -> str:
+    """Writes and syncs a file; gives the checksum of what was to be written."""
+    sums = []
+
+    def hashed(file: BinaryIO) -> None:
+        written = _Hashed(file)
+        put(written)
+        sums.append(written.checksum)
+
+    files.write_new(path, hashed)
+    return sums[0]
+
+
+def _entries(folder: str | os.PathLike) -> list[Path]:
+    """What is in a folder; nothing if it is not there. (`glob` would read a pattern into the folder's own name.)"""
     try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _checkpointer() -> Any:
-    import orbax.checkpoint as ocp
-
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())  # waits until all is written
+        return sorted(Path(folder, name) for name in os.listdir(folder))
+    except OSError:
+        return []
 
 
 def _all(folder: str | os.PathLike) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in Path(folder).glob("[0-9]*") if not path.name.endswith(".partial"))
+    return [path for path in _entries(folder) if _NAME.fullmatch(path.name)]
 
 
-def _checksums(path: Path) -> dict[str, str]:
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != "checksums.json")
-    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+def _free_name(folder: Path, name: str) -> Path:
+    """A place for a checkpoint; one of the same position that is there stays until this one is written."""
+    path, number = folder / name, 0
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number:04d}"
+    return path
 
 
 def _leaves(state: Any) -> dict[str, np.ndarray]:
@@ -240,9 +324,12 @@ def _forms(leaves: dict[str, np.ndarray]) -> dict[str, str]:
 
 
 def _packed(leaves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All leaves of a dtype, in order, as one flat array."""
-    dtypes = dict.fromkeys(leaf.dtype for leaf in leaves.values())
-    return {d.name: np.concatenate([leaf.ravel() for leaf in leaves.values() if leaf.dtype == d]) for d in dtypes}
+    """All leaves of a dtype, in order, as one flat array; as bytes where numpy itself has no such dtype (bfloat16)."""
+    packed = {}
+    for dtype in dict.fromkeys(leaf.dtype for leaf in leaves.values()):
+        flat = np.concatenate([leaf.ravel() for leaf in leaves.values() if leaf.dtype == dtype])
+        packed[dtype.name] = flat if dtype.isbuiltin == 1 else flat.view(np.uint8)
+    return packed
 
 
 def _unpacked(packed: dict[str, np.ndarray], like: Any) -> list[jax.Array]:

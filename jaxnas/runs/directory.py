@@ -8,125 +8,252 @@ file                      what
 `run.lock`                held by the process that works in the directory
 `checkpoints/`            the last states, until the run has ended; see `jaxnas.runs.checkpoints`
 `final_arch.json`         the found architecture (searches)
-`result.json`             how it ended
+`result.json`             how it ended, and checksums of the other files
 `weights.msgpack`         the variables (supernet or trained model), as msgpack arrays
 ========================  ============================================================
+
+All are written durably (`jaxnas.files`). While a run goes on its last checkpoint decides: it holds configuration and
+history up to there, from which the files are written again where they are damaged.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import flax
 import jax
 import numpy as np
-import optax
 from flax import serialization
 
-from jaxnas.errors import ArchitectureError, RunEndedError, RunError
-from jaxnas.model.architecture import read_spec
-from jaxnas.model.serialization import read_json, write_bytes, write_text
-from jaxnas.model.space import Space
-from jaxnas.runs import checkpoints
+from jaxnas import files
+from jaxnas.errors import RunEndedError, RunError
+from jaxnas.runs import checkpoints, schema
 from jaxnas.runs.checkpoints import Position
-from jaxnas.runs.locking import Lock, held
-from jaxnas.version import __version__
+from jaxnas.runs.entering import absolute, check_ours, plain, read_or_none, short, versions
+from jaxnas.runs.locking import Lock
+from jaxnas.runs.reading import (
+    ARCH,
+    CONFIG,
+    HISTORY,
+    RESULT,
+    WEIGHTS,
+    free,
+    holds_run,
+    read_config,
+    read_ended,
+    read_history,
+    read_object,
+    read_result,
+    read_weights,
+    seed_folder,
+    tidy,
+    with_checksums,
+    with_decisions,
+)
+
+__all__ = [
+    "NOT_COMPARED",
+    "RunDirectory",
+    "free",
+    "read_config",
+    "read_history",
+    "read_result",
+    "read_weights",
+    "seed_folder",
+    "with_decisions",
+]
 
 State = TypeVar("State")
 
-NOT_COMPARED = ("versions", "graph")
+NOT_COMPARED = ("versions", "graph", "changes")
 """Entries of `config.json` that say nothing of what was asked for."""
 
 
 class RunDirectory:
     """Writes a run's files; every method does nothing where no directory was asked for.
 
+    Args:
+      path: the directory, or None. It is taken from the current folder now, wherever the process goes later.
+      checkpoints: where its checkpoints lie, if not in it.
+
     Attributes:
       path: the directory, or None.
       checkpoints: where its checkpoints lie: in it, or beside it where several seeds have theirs in common.
+
+    Raises:
+      RunError: if `path` is empty or no name of a file.
     """
 
     def __init__(self, path: str | os.PathLike | None, checkpoints: Path | None = None):
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else absolute(path)
         self.checkpoints = checkpoints if checkpoints is not None or self.path is None else self.path / "checkpoints"
+        self._config: dict[str, Any] = {}
+        self._history: list[dict[str, Any]] = []
 
     @contextlib.contextmanager
-    def open(self, config: Mapping[str, Any], *, resume: bool = True) -> Iterator[None]:
-        """Holds the directory, to begin a run or to go on with one of the same configuration that was interrupted.
+    def open(self, config: Mapping[str, Any], *, resume: bool | str = True) -> Iterator[None]:
+        """Holds the directory, to begin a run or to continue one of the same configuration that was interrupted.
+
+        Args:
+          config: what to write to `config.json`.
+          resume: False refuses to continue; `"force"` continues one of another configuration too, with a warning.
 
         Raises:
-          RunError: if the directory holds a run that has ended, is of another configuration, or may not be resumed;
-            if another process works in it; if it cannot be written.
+          RunError: if the directory holds a run that has ended, is of another configuration, or may not be resumed, or
+            files that are no run's; if another process works in it; if it cannot be written.
+          ValueError: for another `resume`.
         """
+        if not isinstance(resume, bool) and resume != "force":
+            raise ValueError(f'resume must be True, False or "force"; got {resume!r}.')
         if self.path is None:
             yield
             return
+        check_ours(self.path, known=bool(self._saved_run()))
         with Lock(self.path / "run.lock"):
             self._start(config, resume)
             yield
 
-    def _start(self, config: Mapping[str, Any], resume: bool) -> None:
+    def _start(self, config: Mapping[str, Any], resume: bool | str) -> None:
         assert self.path is not None
         if not holds_run(self.path) and not self._saved:
-            self._write_json("config.json", {**config, "versions": versions()})
+            self._config = {**plain(config), "versions": versions()}
+            self._write_json(CONFIG, self._config)
+            self._write_history()  # of a false start
             return
-        differences, ended = self._differences(config), status(self.path)
+        ended, damage = self._ended()
+        differences = self._differences(config)
         other = f" of another configuration: {differences}" if differences else ""
         if ended is not None:
+            if ended == "finished":
+                checkpoints.remove(self.path / "checkpoints")  # a process was killed before it did
             error = RunEndedError if ended == "finished" and resume and not differences else RunError
             raise error(
                 f"{self.path} holds a run already, which has {ended}{',' if other else ''}{other}. Choose another "
                 "directory, or remove this one."
             )
-        if differences:
+        if differences and resume != "force":
             raise RunError(
-                f"{self.path} holds a run{other}. It was interrupted; give the same to go on with it, or choose "
-                "another directory."
+                f"{self.path} holds a run{other}. It was interrupted; give the same to continue it, choose another "
+                'directory, or continue it all the same with resume="force".'
             )
         if not resume:
             raise RunError(
-                f"{self.path} holds a run already, which was interrupted; with resume=True the same call goes on with "
-                "it. Choose another directory to begin anew."
+                f"{self.path} holds a run already, which was interrupted; with resume=True the same call continues it. "
+                "Choose another directory to begin anew."
             )
         if not self._saved:
             raise RunError(
-                f"{self.path} holds a run already, which has no checkpoint to go on from; choose another directory, "
-                "or remove this one."
+                f"{self.path} holds a run already, which has no checkpoint to continue from"
+                f"{f', and its end is damaged: {damage}' if damage else ''}; choose another directory, or remove this "
+                "one."
             )
+        if damage:
+            warnings.warn(f"{damage} The run continues from its last checkpoint.", RuntimeWarning, stacklevel=5)
+            with contextlib.suppress(OSError):
+                os.replace(self.path / RESULT, self.path / f"{RESULT}.damaged")
+        if differences:
+            warnings.warn(
+                f"{self.path}: the run continues with another configuration: {differences}.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            changes = [*self._config.get("changes", []), differences]
+            self._config = {**plain(config), "versions": self._config["versions"], "changes": changes}
+            self._write_json(CONFIG, self._config)
 
-    def has_ended(self, config: Mapping[str, Any]) -> bool:
+    def has_ended(self, config: Mapping[str, Any], *, resume: bool | str = True) -> bool:
         """Whether the directory holds a run of this configuration that has ended, well or not.
 
+        Checkpoints that a finished run has left are removed.
+
         Raises:
-          RunError: if it holds one that has ended and is of another configuration.
+          RunError: if it holds one that has ended and is of another configuration (unless `resume` is `"force"`), or
+            whose files are damaged and which has no checkpoint.
         """
-        if self.path is None or status(self.path) is None:
+        if self.path is None or not os.path.lexists(self.path / RESULT):
             return False
-        if differences := self._differences(config):
+        ended, damage = self._ended()
+        if damage and not self._saved:
+            raise RunError(f"{damage} There is no checkpoint to continue from; remove {self.path} to run it again.")
+        if ended is None:
+            return False
+        if (differences := self._differences(config)) and resume != "force":
             raise RunError(f"{self.path} holds a run already, of another configuration: {differences}.")
+        tidy(self.path)
         return True
+
+    def _ended(self) -> tuple[str | None, str]:
+        """How the run that is there has ended, and what of it is damaged."""
+        assert self.path is not None
+        try:
+            result = read_ended(self.path, (ARCH, WEIGHTS))
+        except RunError as e:
+            return None, str(e)
+        return (None if result is None else result["status"]), ""
 
     def _differences(self, config: Mapping[str, Any]) -> str:
         """In which entries the configuration of the run that is there differs, in words; empty if in none."""
-        assert self.path is not None
-        try:
-            before = _read(self.path, "config.json")
-        except RunError as e:
-            raise RunError(f"{self.path} holds a run already, whose configuration cannot be read: {e}") from None
-        now = _plain(config)
+        before = self._config = self._config_before()
+        now = plain(config)
         differ = [k for k in {**before, **now} if k not in NOT_COMPARED and before.get(k) != now.get(k)]
-        return "; ".join(f"{k} was {_short(before.get(k))}, is now {_short(now.get(k))}" for k in differ)
+        return "; ".join(f"{k} was {short(before.get(k))}, is now {short(now.get(k))}" for k in differ)
+
+    def _config_before(self) -> dict[str, Any]:
+        """The configuration of the run that is there: its checkpoint's, with which the file is made to agree."""
+        assert self.path is not None
+        found, why = None, f"{self.path / CONFIG}: is not as the checkpoint has it."
+        try:
+            found = read_object(self.path, CONFIG, schema.check_config)
+        except RunError as e:
+            why = str(e)
+        saved = self._saved_run().get("config")
+        if saved is None:
+            if found is None:
+                raise RunError(f"{self.path} holds a run already, whose configuration cannot be read: {why}")
+            return found
+        if found != saved and not os.path.lexists(self.path / RESULT):
+            warnings.warn(f"{why} It is written again from the checkpoint.", RuntimeWarning, stacklevel=6)
+            self._write_json(CONFIG, saved)
+        return saved
 
     @property
     def _saved(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to continue from."""
         return self.checkpoints is not None and checkpoints.newest(self.checkpoints) is not None
+
+    @property
+    def _name(self) -> str:
+        """What a checkpoint calls this run."""
+        assert self.path is not None
+        assert self.checkpoints is not None
+        return os.path.relpath(self.path, self.checkpoints.parent)
+
+    def _saved_run(self) -> dict[str, Any]:
+        """Configuration and history as the last whole checkpoint has them; empty if there is none, or an older one."""
+        return {} if self.checkpoints is None else checkpoints.read_runs(self.checkpoints).get(self._name, {})
+
+    def save(self, position: Position, state: Any, *, keep: int = 2, beside: Sequence[RunDirectory] = ()) -> None:
+        """Writes a checkpoint, with configuration and history of this run.
+
+        Args:
+          position, state, keep: see `jaxnas.runs.checkpoints.save`.
+          beside: the directories of other runs whose state it is too.
+
+        Raises:
+          RunError: if it cannot be written. Those that are there stay.
+        """
+        if self.checkpoints is not None:
+            runs = {each._name: each._now(position.epoch) for each in (self, *beside)}
+            checkpoints.save(self.checkpoints, position, state, keep=keep, runs=runs)
+
+    def _now(self, epochs: int) -> dict[str, Any]:
+        """What a checkpoint holds of this run; of one that is not open, since it has ended, what the last one held."""
+        return {"config": self._config, "history": self._history[:epochs]} if self._config else self._saved_run()
 
     def restore(self, state: State) -> tuple[State, Position]:
         """The state that was saved last, and where in the run it is; `(state, the beginning)` if none was.
@@ -140,38 +267,59 @@ class RunDirectory:
     def rewind(self, epochs: int) -> list[dict[str, Any]]:
         """The records of the first `epochs` epochs; later ones, which were logged but not saved, are removed.
 
+        They are the checkpoint's, with which the file is made to agree: with a warning where it is damaged.
+
         Raises:
-          RunError: if the history is damaged.
+          RunError: if the checkpoint is of an earlier version, without them, and the history is damaged.
         """
         if self.path is None:
             return []
-        history = read_history(self.path)[:epochs]
-        if len(history) < epochs:
-            raise RunError(f"{self.path}: its checkpoint is of epoch {epochs}, its history has {len(history)} epochs.")
-        if history:
-            write_text(self.path / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
-        else:
-            (self.path / "history.jsonl").unlink(missing_ok=True)
-        return [with_decisions(record) for record in history]
+        saved = self._saved_run().get("history")
+        if saved is None:
+            saved = read_history(self.path)
+        if len(saved) < epochs:
+            raise RunError(
+                f"{self.path}: its checkpoint is of epoch {epochs}, its history has {len(saved)} epochs. Remove the "
+                "whole run to begin again."
+            )
+        self._history = saved[:epochs]
+        if not self._read_lines().startswith(self._lines()):
+            warnings.warn(
+                f"{self.path / HISTORY}: is not as the checkpoint has it. It is written again from the checkpoint.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        self._write_history()
+        return [with_decisions(record) for record in self._history]
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends an epoch to the history. Raises RunError if it cannot be written."""
         if self.path is not None:
+            logged = plain(record)
             try:
-                with open(self.path / "history.jsonl", "a", encoding="utf-8") as file:
-                    file.write(json.dumps(_plain(record)) + "\n")
+                files.append_line(self.path / HISTORY, json.dumps(logged))
             except OSError as e:
                 raise RunError(
-                    f"{self.path}: history.jsonl cannot be written: {e.strerror}. The same call goes on from the last "
-                    "checkpoint."
+                    f"{self.path}: history.jsonl cannot be written: {e.strerror}. The same call continues from the "
+                    "last checkpoint."
                 ) from None
+            self._history.append(logged)
 
     def finish(self, result: Mapping[str, Any], variables: Any, *, keep_checkpoints: bool = False) -> None:
-        """Writes how the run ended, and its weights. Raises RunError if they cannot be written."""
+        """Writes how the run ended, and its weights; then checkpoints go.
+
+        Raises:
+          RunError: if they cannot be written. The checkpoints stay.
+        """
         if self.path is not None:
+            self._write_history()
+            if self._config and plain(self._config) != read_or_none(self.path):
+                self._write_json(CONFIG, self._config)
             arrays = jax.tree.map(np.asarray, jax.device_get(dict(variables)))
-            self._write("weights.msgpack", write_bytes, serialization.msgpack_serialize(arrays))
-            self._write_json("result.json", result)
+            data = serialization.msgpack_serialize(arrays)
+            self._write(WEIGHTS, files.write_bytes, data)
+            self._write_json(RESULT, with_checksums(self.path, plain(result), {WEIGHTS: data}))
+            read_ended(self.path, (ARCH, WEIGHTS))
             if not keep_checkpoints:
                 self.remove_checkpoints()
 
@@ -180,8 +328,24 @@ class RunDirectory:
         if self.checkpoints is not None:
             checkpoints.remove(self.checkpoints)
 
+    def _lines(self) -> bytes:
+        return "".join(json.dumps(record) + "\n" for record in self._history).encode()
+
+    def _read_lines(self) -> bytes:
+        assert self.path is not None
+        try:
+            return (self.path / HISTORY).read_bytes()
+        except OSError:
+            return b""
+
+    def _write_history(self) -> None:
+        """Makes the file agree with the history, if it does not."""
+        assert self.path is not None
+        if self._read_lines() != self._lines():
+            self._write(HISTORY, files.write_bytes, self._lines())
+
     def _write_json(self, name: str, value: Any) -> None:
-        self._write(name, write_text, json.dumps(_plain(value), indent=2))
+        self._write(name, files.write_text, json.dumps(plain(value), indent=2))
 
     def _write(self, name: str, write: Callable[[Path, Any], None], content: Any) -> None:
         assert self.path is not None
@@ -189,165 +353,3 @@ class RunDirectory:
             write(self.path / name, content)
         except OSError as e:
             raise RunError(f"{self.path}: {name} cannot be written: {e.strerror}.") from None
-
-
-def holds_run(path: str | os.PathLike) -> bool:
-    """Whether a directory holds work that must not be overwritten: a result, a checkpoint, or more than one epoch."""
-    history = Path(path) / "history.jsonl"
-    epochs = len(history.read_bytes().splitlines()) if history.exists() else 0
-    return status(path) is not None or epochs > 1 or resumable(path)
-
-
-def resumable(path: str | os.PathLike) -> bool:
-    """Whether a directory holds a run that was interrupted and can go on."""
-    return status(path) is None and checkpoints.newest(Path(path) / "checkpoints") is not None
-
-
-def status(path: str | os.PathLike) -> str | None:
-    """`"finished"` or `"failed"`, as `result.json` says; None for a run that has not ended."""
-    if not (Path(path) / "result.json").exists():
-        return None
-    try:
-        return str(read_result(path).get("status", "finished"))
-    except RunError:  # damaged, but there
-        return "finished"
-
-
-def working(path: str | os.PathLike) -> bool:
-    """Whether a process is working in a run directory."""
-    return held(Path(path) / "run.lock")
-
-
-def free(path: str | os.PathLike) -> Path:
-    """The first of `path`, `path-2`, `path-3`, … that holds no run, or one that was interrupted, to go on with it."""
-    path, number = Path(path), 1
-    candidate = path
-    while working(candidate) or (holds_run(candidate) and not resumable(candidate)):
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
-
-
-def seed_folder(path: str | os.PathLike, seed: int) -> Path:
-    """Where in the directory of several seeds the run of one is."""
-    return Path(path) / f"seed_{seed}"
-
-
-def read_config(path: str | os.PathLike) -> dict[str, Any]:
-    """Reads `config.json` of a run.
-
-    Raises:
-      RunError: if `path` is not a run directory, or one of several seeds, or the file is damaged.
-    """
-    config = _read(path, "config.json")
-    if "seeds" in config:
-        raise RunError(
-            f"{path} holds a run for each of several seeds; name one, such as {seed_folder(path, config['seeds'][0])}."
-        )
-    return config
-
-
-def read_space(path: str | os.PathLike) -> Space:
-    """The space that a search searched, from its `config.json`. Raises RunError if it has none."""
-    try:
-        found = read_config(path)["space"]
-        specs = {key: read_spec(fields) for key, fields in found.items()}
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise RunError(f"{path}: its config.json describes no search space; is it a search?") from None
-    return Space(specs)
-
-
-def read_result(path: str | os.PathLike) -> dict[str, Any]:
-    """Reads `result.json` of a run. Raises RunError if the run has not ended, or the file is damaged."""
-    return _read(path, "result.json")
-
-
-def read_history(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads `history.jsonl` of a run; a last line that was cut off is left out."""
-    file = Path(path) / "history.jsonl"
-    if not file.exists():
-        return []
-    lines = file.read_text(encoding="utf-8").splitlines()
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as e:
-            if number < len(lines):
-                raise RunError(f"{file}, line {number}: not valid JSON: {e.msg}.") from None
-            continue
-        if not isinstance(record, dict) or "epoch" not in record:
-            raise RunError(f"{file}, line {number}: not the record of an epoch.")
-        records.append(record)
-    return records
-
-
-def read_weights(path: str | os.PathLike) -> dict[str, Any]:
-    """Reads the variables of a run.
-
-    Raises:
-      RunError: if they are not there, or damaged.
-    """
-    file = Path(path) / "weights.msgpack"
-    if not file.exists():
-        raise RunError(f"{file}: there is no such file; the run has not ended.")
-    try:
-        variables = serialization.msgpack_restore(file.read_bytes())
-        if not isinstance(variables, dict):
-            raise ValueError(f"it holds a {type(variables).__name__}")
-        return variables
-    except Exception as e:  # msgpack raises many kinds on damaged data
-        raise RunError(f"{file}: damaged ({type(e).__name__}: {e}).") from None
-
-
-def versions() -> dict[str, str]:
-    """Versions and the device, for the record."""
-    device = jax.devices()[0]
-    return {
-        "jaxnas": __version__,
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-        "device": f"{device.platform}: {device.device_kind}",
-    }
-
-
-def _read(path: str | os.PathLike, name: str) -> dict[str, Any]:
-    file = Path(path) / name
-    if not file.exists():
-        raise RunError(f"{path}: has no {name}; expected a run directory, as `jaxnas search … --out` makes it.")
-    try:
-        value = read_json(file)
-    except ArchitectureError as e:
-        raise RunError(str(e)) from None
-    if not isinstance(value, dict):
-        raise RunError(f"{file}: expected an object; got {type(value).__name__}.")
-    return value
-
-
-def _short(value: Any, most: int = 300) -> str:
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}…"
-
-
-def with_decisions(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record read from JSON, the decisions of its architecture as tuples again where JSON has lists."""
-    arch = record.get("arch")
-    if not isinstance(arch, Mapping):
-        return dict(record)
-    return {**record, "arch": {key: tuple(v) if isinstance(v, list) else v for key, v in arch.items()}}
-
-
-def _plain(value: Any) -> Any:
-    """Arrays, tuples and paths as JSON has them."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
-        return _plain(np.asarray(value).tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no NaN
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -42,5 +43,6 @@ class Interruption:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        # Not print, which a signal must not enter twice.
-        os.write(2, f"\n{self.received.name}: finishing this step, then saving (Ctrl-C: stop at once)\n".encode())
+        with contextlib.suppress(OSError):  # whoever read it is gone
+            # Not print, which a signal must not enter twice.
+            os.write(2, f"\n{self.received.name}: finishing this step, then saving (Ctrl-C: stop at once)\n".encode())

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from jaxnas.errors import RunError
+from jaxnas.files import make_folder
 
 try:
     import fcntl
@@ -21,26 +22,30 @@ class Lock:
 
     Where the system or the file system has no `flock` (Windows, some network drives), nothing is locked.
 
+    Args:
+      path: the file, which stays.
+      guarded: what it guards, if not its folder.
+
     Raises:
       RunError: on entering, if another process (or another run in this one) holds it, or it cannot be made.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, guarded: str | os.PathLike | None = None):
         self._path = Path(path)
+        self._guarded = self._path.parent if guarded is None else guarded
+        self._place = "this directory" if guarded is None else "this file"
         self._file: int | None = None
 
     def __enter__(self) -> Lock:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as e:
-            raise RunError(f"{self._path.parent}: cannot be written: {e.strerror}.") from None
+            raise RunError(f"{self._guarded}: cannot be written: {e.strerror}.") from None
         if not _taken(file):
             holder = os.read(file, 200).decode(errors="replace").strip() or "another process"
             os.close(file)
-            raise RunError(
-                f"{self._path.parent}: {holder} is working in this directory; wait for it, or choose another."
-            )
+            raise RunError(f"{self._guarded}: {holder} is working in {self._place}; wait for it, or choose another.")
         self._file = file
         try:
             os.ftruncate(file, 0)
@@ -74,11 +79,13 @@ def _taken(file: int) -> bool:
 
 def held(path: str | os.PathLike) -> bool:
     """Whether somebody holds the lock at this path."""
-    if fcntl is None or not Path(path).exists():
+    if fcntl is None:
         return False
-    with open(path, "rb") as file:
-        try:
+    try:
+        with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none, or a file system without locks
+        return False
     return False

@@ -16,7 +16,6 @@ import numpy as np
 from jaxnas.checks import check_answer
 from jaxnas.errors import Interrupted, RunError
 from jaxnas.programs.epoch import Call, gathered
-from jaxnas.runs import checkpoints
 from jaxnas.runs.callback import Step, Stop
 from jaxnas.runs.checkpoints import Position
 from jaxnas.runs.directory import RunDirectory
@@ -206,8 +205,8 @@ class Session:
 
     def save(self, position: Position, state: Any) -> None:
         """Writes a checkpoint. Raises RunError if it cannot be written."""
-        if self._directory.checkpoints is not None:
-            checkpoints.save(self._directory.checkpoints, position, state, keep=self._running.keep_checkpoints)
+        others = [lane.directory for lane in self.lanes if lane.directory is not self._directory]
+        self._directory.save(position, state, keep=self._running.keep_checkpoints, beside=others)
         self._saved = time.perf_counter()
 
     def finish(self, lane: Lane, result: Mapping[str, Any], variables: Any, stop: Stop | None) -> None:

@@ -157,7 +157,7 @@ function buildPanel(panel) {
       "span",
       { style: { "--chip": colour(hues[i]) } },
       element("span", { class: "chip" }),
-      `${series.name} `,
+      `${shortened(series.name, 60)} `,
       values[i],
     ),
   );

@@ -38,7 +38,7 @@ function buildTables() {
     "trainings",
     ["training", "status", "start", "epochs", "#test accuracy", "#test loss", "#train accuracy", "duration"],
     trainings.map((row) => [
-      row.name,
+      shortened(row.name, 60),
       row.status,
       row.start,
       row.epochs,
@@ -78,7 +78,7 @@ function table(id, names, rows) {
   const head = element(
     "tr",
     {},
-    ...names.map((name, i) => element("th", { scope: "col", class: kind[i] }, name.replace(/^#/, ""))),
+    ...names.map((name, i) => element("th", { scope: "col", class: kind[i] }, shortened(name.replace(/^#/, ""), 40))),
   );
   const body = rows.map((row) => element("tr", {}, ...row.map((value, i) => element("td", { class: kind[i] }, value))));
   document.querySelector(`#${id} table`).replaceChildren(element("thead", {}, head), element("tbody", {}, ...body));

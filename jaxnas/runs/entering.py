@@ -1,0 +1,98 @@
+"""What a run checks and notes before it writes into a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import optax
+
+from jaxnas.errors import RunError
+from jaxnas.runs import schema
+from jaxnas.runs.reading import CONFIG, read_object
+from jaxnas.version import __version__
+
+
+def absolute(path: str | os.PathLike) -> Path:
+    """A run directory, wherever the process goes later. Raises RunError if it is no name of a directory."""
+    name = os.fspath(path)
+    if not name or "\0" in name:
+        raise RunError(f"the run directory {name!r} is no name of a directory.")
+    return Path(os.path.abspath(name))
+
+
+def check_ours(path: Path, *, known: bool) -> None:
+    """Raises RunError if a directory is neither missing, nor empty, nor that of a run.
+
+    Args:
+      path: the directory.
+      known: whether it has a checkpoint that says that it is that of a run.
+    """
+    try:
+        found = sorted(name for name in os.listdir(path) if name != "run.lock" and not name.startswith("."))
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise RunError(f"{path}: cannot be written: {e.strerror}.") from None
+    if not found or known:
+        return
+    why = f"holds {found[0]}{' and more' if len(found) > 1 else ''}, and no config.json"
+    if CONFIG in found:
+        try:
+            config = read_object(path, CONFIG, schema.check_config)
+        except RunError as e:
+            raise RunError(
+                f"{path} is not empty, and what it holds cannot be read: {e} Nothing is written; choose another "
+                "directory."
+            ) from None
+        if "jaxnas" in config.get("versions", {}):
+            return
+        why = "holds a config.json that no run of jaxnas has written"
+    raise RunError(f"{path} {why}. Nothing is written; choose a new or an empty directory.")
+
+
+def read_or_none(path: Path) -> dict[str, Any] | None:
+    """What `config.json` holds, or None if it is damaged."""
+    with contextlib.suppress(RunError):
+        return read_object(path, CONFIG)
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Versions and the device, for the record."""
+    device = jax.devices()[0]
+    return {
+        "jaxnas": __version__,
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "optax": optax.__version__,
+        "device": f"{device.platform}: {device.device_kind}",
+    }
+
+
+def short(value: Any, most: int = 300) -> str:
+    """A value in a message."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def plain(value: Any) -> Any:
+    """Arrays, tuples and paths as JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no NaN
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
