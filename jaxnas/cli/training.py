@@ -15,7 +15,7 @@ from jaxnas.cli.options import Metrics as MetricsOption
 from jaxnas.cli.running import ending_well, followers
 from jaxnas.cli.signing import keyword, shared_options, sign
 from jaxnas.errors import RunError
-from jaxnas.runs import directory as runs
+from jaxnas.runs import reading as runs
 from jaxnas.runs.progress import numbers
 from jaxnas.training import fit
 from jaxnas.training.retrain import FIT_DEFAULTS

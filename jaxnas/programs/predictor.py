@@ -18,10 +18,10 @@ from flax import serialization
 
 from jaxnas.data.preprocessing import Preprocessing
 from jaxnas.errors import DataError, RunError
+from jaxnas.files import write_bytes, write_text
 from jaxnas.model import functional
 from jaxnas.model.fixed import FixedModel
 from jaxnas.model.naming import importable_name
-from jaxnas.model.serialization import write_bytes, write_text
 from jaxnas.programs.losses import main_output
 from jaxnas.version import __version__
 

@@ -17,7 +17,7 @@ from jaxnas.model.functional import build
 from jaxnas.model.naming import import_named
 from jaxnas.model.serialization import read_json
 from jaxnas.programs.predictor import FORMAT, Predictor
-from jaxnas.runs import directory as runs
+from jaxnas.runs import reading as runs
 
 
 def load_model(path: str | os.PathLike, *, model_fn: Any = None) -> Predictor:
