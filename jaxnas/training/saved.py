@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import serialization
 
 from jaxnas.data.preprocessing import Preprocessing, read_preprocessing
 from jaxnas.errors import ArchitectureError, RunError
@@ -63,9 +64,11 @@ def _read_saved(folder: Path, model_fn: Any) -> Predictor:
     file = folder / "weights.msgpack"
     if not file.exists():
         raise RunError(f"{file}: there is no such file.")
-    if hashlib.sha256(file.read_bytes()).hexdigest() != form.get("sha256", {}).get("weights.msgpack"):
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != form.get("sha256", {}).get("weights.msgpack"):
         raise RunError(f"{file}: damaged: its checksum is not the one in model.json.")
-    return _predictor(folder, form, read_preprocessing(form["preprocessing"]), runs.read_weights(folder), model_fn)
+    variables = serialization.msgpack_restore(data)
+    return _predictor(folder, form, read_preprocessing(form["preprocessing"]), variables, model_fn)
 
 
 def _predictor(
