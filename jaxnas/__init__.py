@@ -8,7 +8,10 @@ Describe a model with open choices, search, export, apply, retrain:
     trained = jaxnas.training.fit(model, "cifar10", data_dir=…)
 """
 
-from jaxnas import benchmarks, callbacks, data, report, spaces, training
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxnas import callbacks, data, training
 from jaxnas.blackbox import (
     Searcher,
     Trial,
@@ -22,7 +25,6 @@ from jaxnas.blackbox import (
 )
 from jaxnas.compilation import cache_compilations, keep_heap
 from jaxnas.errors import ArchitectureError, DataError, Interrupted, NonFiniteLossError, RunError
-from jaxnas.model import graph
 from jaxnas.model.architecture import ChoiceSpec, Gated
 from jaxnas.model.choices import NO_KEY, InputChoice, LayerChoice
 from jaxnas.model.cost import Cost, cost
@@ -45,8 +47,27 @@ from jaxnas.runs.options import RunOptions
 from jaxnas.training import load_model
 from jaxnas.version import __version__
 
+if TYPE_CHECKING:
+    from jaxnas import benchmarks, report, spaces
+    from jaxnas.model import graph
+
 Candidate = Trial
 """The earlier name of a scored architecture."""
+
+_LATER = {"benchmarks": "jaxnas.benchmarks", "graph": "jaxnas.model.graph"}
+_LATER |= {"report": "jaxnas.report", "spaces": "jaxnas.spaces"}
+
+
+def __getattr__(name: str) -> Any:
+    """The parts that not every program needs, which are imported when they are first used."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'jaxnas' has no attribute {name!r}")
+    return importlib.import_module(_LATER[name])
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
 
 __all__ = [
     "METHODS",
