@@ -10,30 +10,30 @@ from typing import Any, Unpack, overload
 
 import jax
 import jax.numpy as jnp
-from jaxnas.parts import Relaxation, part, softmax
 
 import jaxnas
+from jaxnas import parts
 from jaxnas.oneshot.engine.options import SingleOptions
 from jaxnas.oneshot.engine.run import by_method, search_by
 
 
-@part
+@parts.part
 def sharpening(last: float):
     """Weights softmax(logits / τ), with τ falling from 1 to `last`."""
 
-    def build(space: jaxnas.Space) -> Relaxation:
-        plain = softmax(space)
+    def build(space: jaxnas.Space) -> parts.Relaxation:
+        plain = parts.softmax(space)
 
         def arch(logits, rng, t):
             temperature = 1 + (last - 1) * t
             return plain.arch({key: each / temperature for key, each in logits.items()}, rng, t)
 
-        return Relaxation(plain.init, arch, plain.probabilities)
+        return parts.Relaxation(plain.init, arch, plain.probabilities)
 
     return build
 
 
-@part
+@parts.part
 def indecision(weight: float):
     """Adds `weight` · t times the mean entropy of the choices of one of n."""
 

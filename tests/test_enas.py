@@ -12,6 +12,7 @@ from helpers import ENAS_OPTIONS, Block, EnasPlanted, NoChoice, assert_trees_clo
 
 import jaxnas
 from jaxnas import InputChoice, LayerChoice, enas
+from jaxnas.programs.epoch import own_buffers
 from jaxnas.programs.evaluation import accuracy, cross_entropy
 
 
@@ -134,7 +135,7 @@ def test_one_compilation_serves_200_child_steps():
         return algorithm.step(state, train_batch, None)
 
     step = jax.jit(counted)
-    state = jaxnas.loop.own_buffers(algorithm.init(jax.random.key(0), (x[:20], y[:20])))
+    state = own_buffers(algorithm.init(jax.random.key(0), (x[:20], y[:20])))
     losses = []
     for i in range(200):
         rows = np.arange(20) + 20 * (i % 20)

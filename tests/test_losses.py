@@ -234,6 +234,21 @@ def test_a_loss_may_take_the_architecture(loss):
         losses.as_loss(loss)(jnp.zeros((4, 1)), jnp.zeros(4))
 
 
+@pytest.mark.parametrize("arch", [{"a": "wide", "b": 1}, {"a": jnp.array(0), "b": jnp.array(1)}])
+def test_a_loss_with_an_architecture_is_tried_on_decisions_and_on_arrays(arch):
+    def loss(output, labels, arch):
+        return jnp.square(output[:, 0] - labels).mean() + len(arch)
+
+    def broadcasting(output, labels, arch):
+        return jnp.square(output - labels).mean()
+
+    objective_of(loss, REAL, 1, arch=arch)
+    with pytest.warns(UserWarning, match="broadcast"):
+        objective_of(broadcasting, REAL, 1, arch=arch)
+    with pytest.raises(ValueError, match=r"loss_fn returned float32\[11\]"):
+        objective_of(lambda output, labels, arch: output[:, 0], REAL, 1, arch=arch)
+
+
 def test_a_third_argument_with_a_default_is_no_architecture():
     def loss(output, labels, power=2.0):
         return (jnp.abs(output[:, 0] - labels) ** power).mean()

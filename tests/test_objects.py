@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import Zoo
 from flax import linen as nn
 
 import jaxnas
@@ -18,6 +17,16 @@ from jaxnas.programs.tracing import check_fit, check_searchable, check_trainable
 X = np.random.RandomState(0).randn(26, 3).astype(np.float32)
 Y = np.arange(26, dtype=np.int32) % 2
 IMAGES = np.random.RandomState(0).randint(0, 256, (26, 8, 8, 3)).astype(np.uint8)
+
+
+class Small(nn.Module):
+    """A choice, batch statistics, two classes. Input `[B, 3]`."""
+
+    @nn.compact
+    def __call__(self, x, arch, train: bool = False):
+        layers = {"dense": nn.Dense(4), "plain": nn.Dense(4, use_bias=False)}
+        x = jaxnas.LayerChoice(layers, key="layer")(x, arch)
+        return nn.Dense(2)(nn.BatchNorm(use_running_average=not train)(x))
 
 
 # ---------------------------------------------------------------------- forms of data
@@ -110,7 +119,43 @@ def test_what_no_layout_repairs_keeps_its_error_and_says_of_which_data():
     with pytest.raises(Exception) as caught:  # noqa: PT011
         check_searchable(Images, Dataset(X[:, :2], Y))
     assert not isinstance(caught.value, jaxnas.DataError)
-    assert "traced on an example of the data: float32[1, 2]." in caught.value.__notes__[-1]
+    assert "traced on an input float32[1, 2]." in caught.value.__notes__[-1]
+
+
+def test_cost_says_which_shape_the_model_takes():
+    fixed = jaxnas.apply_fixed_architecture(Images, {"conv": "a"})
+    expected = r"input_shape \(1, 8, 8\): the model fails on it .*, but takes \(1, 8, 8, 1\)"
+    with pytest.raises(ValueError, match=expected):
+        jaxnas.cost(fixed, (1, 8, 8))
+    for arch in ({"conv": "a"}, {"conv": jnp.ones(2) / 2}):
+        with pytest.raises(ValueError, match=expected):
+            jaxnas.cost(Images, (1, 8, 8), arch)
+    assert jaxnas.cost(fixed, (1, 8, 8, 1)).flops == 64 * (9 * 4 + 4) + 4 * 2 + 2
+
+
+def test_several_inputs_are_refused_in_one_way():
+    class Sum(nn.Module):
+        @nn.compact
+        def __call__(self, xs, arch):
+            return jaxnas.LayerChoice([nn.Dense(2), nn.Dense(2, use_bias=False)], key="a")(xs["a"] + xs["b"], arch)
+
+    inputs = {"a": X, "b": X}
+    space = jaxnas.space(Sum, inputs)
+    fixed = jaxnas.apply_fixed_architecture(Sum, {"a": 0})
+    assert fixed.apply(fixed.init(jax.random.key(0), inputs), inputs).shape == (26, 2)
+    for several in ((inputs, Y), ((X, X), Y), {"a": X, "b": X, "y_train": Y}):
+        with pytest.raises(jaxnas.DataError, match=r"[Ss]everal inputs per example are not supported"):
+            jaxnas.evaluate(Sum, {}, [space.uniform()], several)
+        with pytest.raises(jaxnas.DataError, match=r"[Ss]everal inputs per example are not supported"):
+            jaxnas.darts.search(Sum, several, progress=False)
+    for several in (inputs, (X, X)):
+        with pytest.raises(TypeError, match="expected one array; got a .* of 2|input_shape must be"):
+            jaxnas.cost(fixed, several)
+    with pytest.raises(TypeError, match=r"input_shape must be .*several inputs"):
+        jaxnas.cost(fixed, ((1, 3), (1, 3)))
+    pure = jaxnas.darts.algorithm(Sum, space, weight_optimizer=optax.sgd(0.1), arch_optimizer=optax.sgd(0.1))
+    with pytest.raises(TypeError, match="expected one array; got a dict of 2"):
+        pure.init(jax.random.key(0), (inputs, Y))
 
 
 class Pooled(nn.Module):
@@ -190,23 +235,23 @@ def test_drawing_from_the_dropout_stream_counts():
 
 
 def test_fixed_and_open_models_are_not_mistaken():
-    fixed = jaxnas.apply_fixed_architecture(Zoo, {"layer": 0})
-    with pytest.raises(TypeError, match=r"model_fn is a model whose architecture is fixed already.*\(Zoo\)"):
+    fixed = jaxnas.apply_fixed_architecture(Small, {"layer": 0})
+    with pytest.raises(TypeError, match=r"model_fn is a model whose architecture is fixed already.*\(Small\)"):
         check_searchable(fixed, Dataset(X, Y))
     with pytest.raises(TypeError, match="model_fn is a model whose architecture is fixed already"):
         jaxnas.evaluate(fixed, {}, [{}], (X, Y))
-    with pytest.raises(TypeError, match="Zoo takes an architecture; fix it first"):
-        check_trainable(Zoo(), Dataset(X, Y))
+    with pytest.raises(TypeError, match="Small takes an architecture; fix it first"):
+        check_trainable(Small(), Dataset(X, Y))
 
 
 @pytest.fixture(scope="module")
-def zoo():
-    space = jaxnas.space(Zoo, X)
-    return space, model_fns(Zoo).init(jax.random.key(0), X, space.sample(jax.random.key(1)))
+def small():
+    space = jaxnas.space(Small, X)
+    return space, model_fns(Small).init(jax.random.key(0), X, space.sample(jax.random.key(1)))
 
 
-def test_variables_of_the_wrong_kind_are_named(zoo):
-    space, variables = zoo
+def test_variables_of_the_wrong_kind_are_named(small):
+    space, variables = small
     archs = [space.fixed(space.sample(jax.random.key(2)))]
     for wrong, error, message in (
         (variables["params"], ValueError, r"variables holds \[.*'Dense_0'.*which are parameters: give the whole dict"),
@@ -226,19 +271,19 @@ def test_variables_of_the_wrong_kind_are_named(zoo):
         ),
     ):
         with pytest.raises(error, match=message):
-            jaxnas.evaluate(Zoo, wrong, archs, (X, Y))
-    assert len(jaxnas.evaluate(Zoo, {**variables, "intermediates": {"a": 1}}, archs, (X, Y))["loss"]) == 1
+            jaxnas.evaluate(Small, wrong, archs, (X, Y))
+    assert len(jaxnas.evaluate(Small, {**variables, "intermediates": {"a": 1}}, archs, (X, Y))["loss"]) == 1
     check_fit(model_fns(nn.Dense(2)), {"params": {"kernel": X[:3, :2], "bias": X[0, :2]}}, X)
 
 
-def test_architectures_that_come_one_by_one_are_refused(zoo):
-    _, variables = zoo
+def test_architectures_that_come_one_by_one_are_refused(small):
+    _, variables = small
     with pytest.raises(TypeError, match=r"archs must be a list of architectures; got a generator: give list\(archs\)"):
-        jaxnas.evaluate(Zoo, variables, (arch for arch in [{}]), (X, Y))
+        jaxnas.evaluate(Small, variables, (arch for arch in [{}]), (X, Y))
     with pytest.raises(TypeError, match="archs must be a list of architectures; got 3"):
-        jaxnas.evaluate(Zoo, variables, 3, (X, Y))
+        jaxnas.evaluate(Small, variables, 3, (X, Y))
     with pytest.raises(jaxnas.ArchitectureError, match="an architecture is a dict"):
-        jaxnas.evaluate(Zoo, variables, ["nest"], (X, Y))
+        jaxnas.evaluate(Small, variables, ["dense"], (X, Y))
 
 
 def test_optimisers_are_optax_objects():
@@ -286,7 +331,7 @@ def test_functions_are_functions():
         ("epochs", (1, np.int64(3)), (0, 1.5, "5", True, None, 2.0)),
         ("batch_size", (1, 10**9), (0, -1, "8")),
         ("seed", (0, 2**32 - 1), (-1, 2**32, 1.0, "0", False)),
-        ("train_portion", (0.5, np.float64(0.1)), (0, 1, 1.5, np.nan, "0.5", True)),
+        ("train_portion", (0.5, np.float64(0.1)), (0, 1.5, np.nan, "0.5", True)),
         ("max_minutes", (None, 0, 1.5), (-1, np.inf, "1")),
         ("steps_per_call", (None, 1), (0, 2.5, True)),
         ("baseline_decay", (0, 0.999), (1, -0.1, 10**400)),
@@ -305,7 +350,7 @@ def test_messages_of_numeric_options_say_the_range():
     for values, message in (
         ({"grad_clip": -1}, r"grad_clip must be a finite number above 0 or None; got -1\."),
         ({"epochs": "5"}, r"epochs must be an integer of at least 1; got '5' \(a string\)\."),
-        ({"train_portion": 1}, r"train_portion must be a finite number in \(0, 1\); got 1\."),
+        ({"train_portion": 2}, r"train_portion must be a finite number in \(0, 1.; got 2\."),
         ({"baseline_decay": 1}, r"baseline_decay must be a finite number in \[0, 1\); got 1\."),
         ({"entropy_weight": np.nan}, r"entropy_weight must be a finite number; got nan\."),
         ({"warmup_epochs": 5, "epochs": 5}, "warmup_epochs must be less than epochs.*warmup_epochs=5 with epochs=5"),
@@ -319,5 +364,5 @@ def test_messages_of_numeric_options_say_the_range():
 
 def test_a_batch_that_does_not_fit_says_which_would():
     with pytest.raises(jaxnas.DataError, match=r"13 examples; the largest that fits is batch_size=13\."):
-        jaxnas.darts.search(Zoo, (X, Y), epochs=1, batch_size=32, progress=False)
+        jaxnas.darts.search(Small, (X, Y), epochs=1, batch_size=32, progress=False)
     checks.check_batch_size(13, 13, "weights'")

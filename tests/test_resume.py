@@ -107,7 +107,7 @@ def test_a_signal_during_validation_is_heeded_at_the_next_architecture(tmp_path,
 
         return counted
 
-    monkeypatch.setattr("jaxnas.search.make_validation", make_validation)
+    monkeypatch.setattr("jaxnas.oneshot.engine.task.make_validation", make_validation)
     with pytest.raises(jaxnas.Interrupted, match="after the steps of epoch 1"):
         enas(tmp_path)
     assert len(calls) == 3

@@ -100,10 +100,11 @@ def test_an_int_list_is_indices_not_a_mask(tmp_path):
         Space({"k": ChoiceSpec("layer", 2)}).fixed(loaded)
 
 
-def test_names_that_are_digits_are_written_as_indices():
+def test_names_that_are_digits_are_written_as_names():
     space = Space({"k": ChoiceSpec("layer", 2, ("3", "5"))})
-    assert space.fixed({"k": "5"}) == {"k": 1}
-    assert space.fixed({"k": 1}) == {"k": 1}
+    assert space.fixed({"k": "5"}) == {"k": "5"}
+    with pytest.raises(jaxnas.ArchitectureError, match="'k'.*number 1, which may mean"):
+        space.fixed({"k": 1})
 
 
 @pytest.mark.parametrize(

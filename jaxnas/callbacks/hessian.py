@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxnas.checks import check_batch_size
 from jaxnas.data.batches import epoch_batches
 from jaxnas.model import functional
+from jaxnas.programs.losses import as_loss
 
 if TYPE_CHECKING:
     from jaxnas.runs.callback import Run
@@ -46,7 +47,7 @@ def alpha_hessian(run: Run, *, batch_size: int | None = None) -> Callable[[Any, 
     size = batch_size if batch_size is not None else run.batch_size
     check_batch_size(size, len(examples), "architecture's")
     model = functional.model_fns(run.model_fn)
-    dataset = run.dataset
+    dataset, loss_fn = run.dataset, as_loss(run.loss_fn)
 
     def product(alphas: Any, variables: Any, images: jax.Array, labels: jax.Array, rng: jax.Array, v: jax.Array) -> Any:
         flat, unravel = ravel_pytree(alphas)
@@ -56,7 +57,7 @@ def alpha_hessian(run: Run, *, batch_size: int | None = None) -> Callable[[Any, 
             mutable = [name for name in variables if name != "params"]
             arch = mixture(unravel(flat))
             output, _ = model.apply(variables, x, arch, train=True, rngs=jax.random.fold_in(rng, 1), mutable=mutable)
-            return run.loss_fn(output, labels)
+            return loss_fn(output, labels, arch)
 
         return jax.grad(lambda flat: jnp.vdot(jax.grad(loss)(flat), v))(flat)
 

@@ -18,13 +18,13 @@ def main() -> None:
     _say_at_once(sys.argv[1:])
     app = _app()
     from jaxnas.compilation import cache_compilations, keep_heap
-    from jaxnas.errors import ArchitectureError, DataError, NonFiniteLossError, RunError
+    from jaxnas.errors import NonFiniteLossError
 
     keep_heap()
     cache_compilations()
     try:
         app()
-    except (ArchitectureError, DataError, NonFiniteLossError, RunError, FileNotFoundError) as e:
+    except (ValueError, NonFiniteLossError, FileNotFoundError) as e:  # all of ours are ValueErrors but the second
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(1) from None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
 from jaxnas.model.architecture import Arch, Gated, is_array, is_concrete, is_mixture
 from jaxnas.model.fixed import apply_fixed_architecture
+from jaxnas.model.layouts import traced
 from jaxnas.model.space import Space, space
 from jaxnas.model.values import read_value
 
@@ -70,8 +71,7 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
       ArchitectureError: if a model with choices is given no architecture, or one that does not fit or mixes weights
         and decisions.
     """
-    x = jax.ShapeDtypeStruct(input_shape, jnp.float32) if isinstance(input_shape, (tuple, list)) else input_shape
-    x = functional.shape_of(x)
+    x = _input(input_shape)
     model = functional.model_fns(model_fn)
     if not model.takes_arch:
         if arch is not None:
@@ -84,7 +84,7 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
         )
     if isinstance(arch, Mapping) and not any(isinstance(value, Gated) or is_array(value) for value in arch.values()):
         return _fixed_cost(functional.model_fns(apply_fixed_architecture(model.module, arch)), x)
-    found = space(model_fn, x)
+    found = traced(lambda x: space(model_fn, x), x, _refusal(x))
     found.validate(arch)
     if any(isinstance(value, Gated) for value in arch.values()):
         return _gated_cost(model, found, x, arch)
@@ -119,8 +119,26 @@ def _certain(n: int, kind: str, value: Any) -> jax.Array:
     return jnp.zeros(n).at[jnp.asarray(value.index if kind == "gated" else value, int)].set(1.0)
 
 
+def _input(shape: Any) -> jax.ShapeDtypeStruct:
+    """The model's input of an argument `input_shape`."""
+    if not isinstance(shape, (tuple, list)):
+        return functional.shape_of(shape)
+    if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in shape):
+        raise TypeError(
+            f"input_shape must be the shape of the model's input with the batch, such as (1, 32, 32, 3), an array or a "
+            f"jax.ShapeDtypeStruct; got {shape!r}. (Models of several inputs cannot be costed.)"
+        )
+    return jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+
+
+def _refusal(x: jax.ShapeDtypeStruct) -> Callable[[str, tuple[int, ...], str], Exception]:
+    return lambda reason, shape, how: ValueError(
+        f"input_shape {tuple(x.shape)}: the model fails on it ({reason}), but takes {shape}."
+    )
+
+
 def _fixed_cost(model: functional.ModelFns, x: jax.ShapeDtypeStruct) -> Cost:
-    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    variables = traced(lambda x: jax.eval_shape(model.init, jax.random.key(0), x), x, _refusal(x))
     closed = jax.make_jaxpr(model.apply)(variables, x)
     labels = _Counter({}).label(closed.jaxpr.invars, variables, {})
     total = _Counter({}).count(closed.jaxpr, labels)

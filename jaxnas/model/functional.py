@@ -102,6 +102,9 @@ def check_candidate(candidate: Any, where: str) -> None:
             _check_ours(cell.cell_contents, f"{where}: a candidate")
         except ValueError:  # an empty cell: what it will hold is not known yet
             continue
+    if isinstance(candidate, type) and issubclass(candidate, nn.Module):
+        name = candidate.__name__
+        raise TypeError(f"{where}: candidate {name} is a class; call it, for instance {name}(…).")
     if not callable(candidate):
         raise TypeError(f"{where}: {_brief(candidate)} is neither a module nor a function.")
 
@@ -195,9 +198,14 @@ def model_fns(model_fn: Any) -> ModelFns:
 
 
 def shape_of(x: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array or anything like one."""
+    """Shape and dtype of an array or anything like one. Raises TypeError for several arrays."""
     if isinstance(x, jax.ShapeDtypeStruct):
         return x
+    if isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and any(hasattr(part, "shape") for part in x)):
+        raise TypeError(
+            f"expected one array; got a {type(x).__name__} of {len(x)}. Models of several inputs work with "
+            "`jaxnas.space` and as fixed models, but not in searches, `fit`, `evaluate` and `cost`."
+        )
     x = x if hasattr(x, "dtype") else jax.numpy.asarray(x)
     return jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
 

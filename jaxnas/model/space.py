@@ -56,7 +56,8 @@ def check_fixed(model_fn: Any, arch: Arch, *example_inputs: Any) -> None:
     except Exception as e:  # a value that is missing or does not fit is to blame for what follows its choice
         failure = e
     unreached: dict[str, ChoiceSpec | None] = dict(recorder.unreached)
-    if recorder.untraced:  # what else is there is unknown, and not computed
+    stopped = failure is not None and recorder.found.keys() <= arch.keys()
+    if recorder.untraced or stopped:  # what else is there is unknown
         unreached |= dict.fromkeys(arch.keys() - recorder.found.keys() - unreached.keys())
     Space(recorder.found, unreached=unreached).validate(arch)
     if failure is not None:

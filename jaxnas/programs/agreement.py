@@ -23,8 +23,8 @@ def check_agreement(loss: Loss, metrics: Metrics, output: Any, dataset: Dataset,
       loss, metrics: of the run.
       output: shapes of the model's output for a batch of one.
       dataset: for the labels.
-      arch: an architecture as a pytree of arrays, or of their shapes; None if there is none, then those that take it
-        are not tried.
+      arch: an architecture: decisions, or arrays, or the shapes of arrays; None if there is none, then those that take
+        it are not tried.
 
     Raises:
       TypeError, ValueError: whatever the loss or a metric raises, with a note that says on which shapes.
@@ -49,11 +49,18 @@ def _of_batch(leaf: jax.ShapeDtypeStruct, batch: int) -> jax.ShapeDtypeStruct:
 
 def _try(name: str, fn: Callable, output: Any, labels: Any, arch: Any) -> None:
     try:
-        jax.eval_shape(fn, output, labels, arch)
+        jax.eval_shape(*_of_arrays(fn, output, labels, arch))
     except Exception as e:
         forms = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", output)
         e.add_note(f"{name} was tried on an output {forms} and labels {labels.dtype}{list(labels.shape)}.")
         raise
+
+
+def _of_arrays(fn: Callable, output: Any, labels: Any, arch: Any) -> tuple[Any, ...]:
+    """A function and its arguments, all of them arrays or shapes of arrays: decisions are no arguments."""
+    if arch is not None and all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(arch)):
+        return fn, output, labels, arch
+    return lambda output, labels: fn(output, labels, arch), output, labels
 
 
 def _warn_of_broadcast(loss: Loss, output: Any, labels: Any, arch: Any, batch: int) -> None:
@@ -64,9 +71,10 @@ def _warn_of_broadcast(loss: Loss, output: Any, labels: Any, arch: Any, batch: i
         together = np.broadcast_shapes(main.shape, labels.shape)
     except ValueError:
         return
-    closed = jax.make_jaxpr(loss)(output, labels, arch)
+    call, *arrays = _of_arrays(loss, output, labels, arch)
+    closed = jax.make_jaxpr(call)(*arrays)
     kinds: list[str | None] = [*["output"] * len(jax.tree.leaves(output)), "labels"]
-    kinds += [None] * len(jax.tree.leaves(arch))
+    kinds += [None] * len(jax.tree.leaves(arrays[2:]))
     if not _pairs(closed.jaxpr, batch) and not _differences(closed.jaxpr, kinds)[0]:
         return
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -16,6 +15,7 @@ from jaxnas.data import Dataset
 from jaxnas.errors import DataError
 from jaxnas.model import functional
 from jaxnas.model.fixed import FixedModel
+from jaxnas.model.layouts import traced
 from jaxnas.model.space import Space, trace
 
 
@@ -95,21 +95,16 @@ def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _traced(run: Callable[[jax.ShapeDtypeStruct], Any], dataset: Dataset) -> Any:
-    """Traces on an example; where that fails and another layout of the images does not, says so."""
+    """Traces on an example; warns of images that look as if their channels came first."""
     example = dataset.example()
-    try:
-        result = run(example)
-    except Exception as e:
-        for shape, how in _layouts(example.shape):
-            if _works(run, jax.ShapeDtypeStruct(shape, example.dtype)):
-                reason = (str(e).splitlines() or [""])[0]
-                raise DataError(
-                    f"{dataset.name}: x_train has shape {list(dataset.x_train.shape)}, on which the model fails "
-                    f"({type(e).__name__}: {reason}). It takes images [N, {', '.join(map(str, shape[1:]))}]: give "
-                    f"{how}, for x_test too."
-                ) from None
-        e.add_note(f"The model was traced on an example of the data: {example.dtype}{list(example.shape)}.")
-        raise
+
+    def refusal(reason: str, shape: tuple[int, ...], how: str) -> DataError:
+        return DataError(
+            f"{dataset.name}: x_train has shape {list(dataset.x_train.shape)}, on which the model fails ({reason}). It "
+            f"takes images [N, {', '.join(map(str, shape[1:]))}]: give {how}, for x_test too."
+        )
+
+    result = traced(run, example, refusal)
     _, *image = example.shape
     if len(image) == 3 and image[0] in (1, 3) and image[1] == image[2] > 4:
         warnings.warn(
@@ -119,26 +114,6 @@ def _traced(run: Callable[[jax.ShapeDtypeStruct], Any], dataset: Dataset) -> Any
             stacklevel=3,
         )
     return result
-
-
-def _layouts(shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
-    """Shapes that images of this shape may have been meant to have, and how to bring them there."""
-    n, *image = shape
-    if len(image) == 2:
-        yield (n, *image, 1), "x[..., None]"
-    if len(image) == 3:
-        yield (n, image[1], image[2], image[0]), "x.transpose(0, 2, 3, 1)"
-    if len(image) == 1 and math.isqrt(image[0]) ** 2 == image[0] > 1:
-        side = math.isqrt(image[0])
-        yield (n, side, side, 1), f"x.reshape(-1, {side}, {side}, 1)"
-
-
-def _works(run: Callable[[jax.ShapeDtypeStruct], Any], example: jax.ShapeDtypeStruct) -> bool:
-    try:
-        run(example)
-    except Exception:
-        return False
-    return True
 
 
 def _warn_of_silent_modes(functions: functional.ModelFns, dataset: Dataset, module: nn.Module, *arch: Any) -> None:

@@ -106,8 +106,11 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a record that a person follows: losses, metrics, rewards, and what callbacks have added."""
-    return {k: v for k, v in record.items() if isinstance(v, float) and not k.endswith(_DETAILS)}
+    """The numbers of a record that a person follows, of each part of the data together, the loss first."""
+    shown = [name for name, value in record.items() if isinstance(value, float) and not name.endswith(_DETAILS)]
+    parts = list(dict.fromkeys(name.split("_")[0] for name in shown))
+    ordered = sorted(shown, key=lambda name: (parts.index(name.split("_")[0]), not name.endswith("_loss")))
+    return {name: record[name] for name in ordered}
 
 
 def short_arch(arch: Mapping[str, Any], most: int = 60) -> str:

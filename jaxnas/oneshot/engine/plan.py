@@ -107,8 +107,8 @@ def make_plan(model_fn: Any, options: Mapping[str, Any]) -> Plan:
     space, output = check_searchable(model_fn, dataset)
     if not space:
         raise ArchitectureError(f"{describe_model(model_fn)} has no LayerChoice or InputChoice: nothing to search.")
-    given = {"aux_weight": options["aux_weight"], "arch": space.uniform()}
-    loss_fn, metrics = objective(options["loss_fn"], options["metrics"], dataset, output, **given)
+    aux_weight = options["aux_weight"]
+    loss_fn, metrics = objective(options["loss_fn"], options["metrics"], dataset, output, aux_weight=aux_weight)
     parts = _split(seed, dataset, options["train_portion"])
     for part, whose in zip(parts, ("weights'", "architecture's"), strict=True):
         check_batch_size(options["batch_size"], len(part), whose)
