@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "jaxnas"
 
 FLOORS = (
-    ("version", "errors", "extras", "signatures"),
-    ("checks", "compilation"),
+    ("version", "errors", "signatures"),
+    ("checks", "compilation", "extras"),
     ("ops",),
     ("model",),
     ("data",),
