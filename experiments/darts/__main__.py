@@ -15,6 +15,12 @@ def main() -> None:
     parser.add_argument("steps", choices=["search", "evaluate", "both"])
     parser.add_argument("--order", type=int, choices=[1, 2], default=2, help="of the search (default: 2)")
     parser.add_argument(
+        "--hypergradient",
+        choices=["exact", "finite_difference"],
+        default="exact",
+        help="of the second order: the right gradient, or the paper's estimate of it (default: exact; see README.md)",
+    )
+    parser.add_argument(
         "--genotype", help=f"what to evaluate: {', '.join(PUBLISHED)}, or a file (default: what the search found)"
     )
     parser.add_argument("--small", action="store_true", help="smaller nets, fewer images and epochs: minutes on a CPU")
@@ -26,12 +32,16 @@ def main() -> None:
         "--max-minutes", type=float, default=10.0, help="stop in time; the same command goes on (default: 10)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="run directory (default: runs/darts-ORDER[-small]-SEED, or with the genotype)")
+    parser.add_argument(
+        "--out", help="run directory (default: runs/darts-ORDER[-estimated][-small]-SEED, or with the genotype)"
+    )
     options = parser.parse_args()
     if options.genotype and options.steps != "evaluate":
         parser.error("--genotype is for `evaluate`")
 
-    what = Path(options.genotype).stem if options.genotype else f"order{options.order}"
+    estimated = options.order == 2 and options.hypergradient == "finite_difference"
+    what = f"order{options.order}{'-estimated' * estimated}"
+    what = Path(options.genotype).stem if options.genotype else what
     out = Path(options.out or Path("runs") / f"darts-{what}{'-small' * options.small}-{options.seed}")
     genotype = None
     if options.steps == "evaluate":
@@ -47,6 +57,7 @@ def main() -> None:
         data.load(name, data_dir=options.data_dir),
         steps=options.steps,
         order=options.order,
+        hypergradient=options.hypergradient,
         genotype=genotype,
         out=out,
         seed=options.seed,

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from pathlib import Path
+from typing import Literal
 
 import optax
 
@@ -18,7 +19,16 @@ GENOTYPE = "genotype.txt"
 PUBLISHED = {"DARTS_V1": spaces.DARTS_V1, "DARTS_V2": spaces.DARTS_V2}
 
 
-def search(settings: Search, data: Dataset, *, order: int, out: Path, seed: int, minutes: float) -> Genotype | None:
+def search(
+    settings: Search,
+    data: Dataset,
+    *,
+    order: int,
+    out: Path,
+    seed: int,
+    minutes: float,
+    hypergradient: Literal["exact", "finite_difference"] = "exact",
+) -> Genotype | None:
     """Searches, or goes on searching. Gives the genotype once the search has ended, and writes it to a file."""
     if not (out / "result.json").exists():
         result = jaxnas.darts.search(
@@ -27,6 +37,7 @@ def search(settings: Search, data: Dataset, *, order: int, out: Path, seed: int,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             order=order,
+            hypergradient=hypergradient,
             seed=seed,
             workdir=out,
             max_minutes=minutes,
@@ -117,6 +128,7 @@ def run(
     out: Path,
     seed: int,
     minutes: float,
+    hypergradient: Literal["exact", "finite_difference"] = "exact",
 ) -> float | None:
     """Runs as much of the steps (`"search"`, `"evaluate"` or `"both"`) as fits into `minutes`; the same call goes on.
 
@@ -128,7 +140,8 @@ def run(
     started = time.perf_counter()
     data = limited(data, settings.images)
     if genotype is None:
-        genotype = search(settings.search, data, order=order, out=out, seed=seed, minutes=minutes)
+        about = {"order": order, "hypergradient": hypergradient}
+        genotype = search(settings.search, data, **about, out=out, seed=seed, minutes=minutes)
         if genotype is None:
             return None
         print(f"{genotype}\nis in {out / GENOTYPE}, as JSON in {out / 'final_arch.json'}", flush=True)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxnas.checks import check_at_least
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 
 SampledArch = dict[str, jax.Array]
 """An architecture in the form `Space.sample` gives: `{key: int32 [], int32 [n_chosen] or bool [n]}`."""
@@ -39,6 +40,7 @@ class Searcher(NamedTuple):
     propose: Callable[[Any, Any], SampledArch] | None = None
 
 
+@short_repr
 class Rollout(NamedTuple):
     """The course of a search.
 

@@ -18,9 +18,11 @@ from jaxnas.blackbox.base import SampledArch, Searcher, check_space, rank
 from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.checks import check_at_least
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.signatures import documented
 
 
+@short_repr
 @struct.dataclass
 class EvolutionState:
     """State of an evolution, for a population of P.

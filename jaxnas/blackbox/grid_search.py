@@ -18,12 +18,14 @@ from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.checks import check_at_least
 from jaxnas.model.architecture import ChoiceSpec
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.signatures import documented
 
 _LARGEST = 2**20
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
+@short_repr
 @struct.dataclass
 class GridState:
     """State of a grid search.

@@ -19,9 +19,11 @@ from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.errors import ArchitectureError
 from jaxnas.model.architecture import ChoiceSpec
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.signatures import documented
 
 
+@short_repr
 @struct.dataclass
 class LocalState:
     """State of a local search; an architecture has N neighbours.

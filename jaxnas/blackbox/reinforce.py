@@ -18,12 +18,14 @@ from jaxnas.blackbox import trials as trial_loop
 from jaxnas.blackbox.base import SampledArch, Searcher, check_space, where
 from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.policies.lstm import Controller
 from jaxnas.policies.reinforce import surrogate
 from jaxnas.policies.simple import independent
 from jaxnas.signatures import documented
 
 
+@short_repr
 @struct.dataclass
 class ReinforceState:
     """State of a REINFORCE search.

@@ -15,9 +15,10 @@ import numpy as np
 from jaxnas.data.augment import Augment
 from jaxnas.data.preprocessing import Preprocessing
 from jaxnas.errors import DataError
+from jaxnas.model.text import summary
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A data set for search and training.
 
@@ -77,6 +78,13 @@ class Dataset:
             put("std", self.std or std)
         if isinstance(self.augment, Augment) and self.x_train.ndim != 4:
             raise DataError(f"{self.name}: Augment needs images [N, H, W, C]; x_train is {self.x_train.shape}.")
+
+    def __repr__(self) -> str:
+        tested = "" if self.x_test is None else f" and {len(self.x_test):,} test"
+        labels = f"{self.num_classes} classes" if self.has_classes else f"labels {summary(self.y_train[0])}"
+        each = f"{self.x_train.dtype} {list(self.x_train.shape[1:])}"
+        augment = "" if self.augment is None else f", augment={self.augment!r}"
+        return f"Dataset({self.name}: {len(self.x_train):,} training{tested} examples, {each}, {labels}{augment})"
 
     @property
     def has_classes(self) -> bool:

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
-from jaxnas.model.architecture import Arch, StaticArch, is_array
+from jaxnas.model.architecture import Arch, StaticArch, decision_text, is_array
 from jaxnas.model.naming import importable_name
 from jaxnas.model.restrict import RestrictedModel, Unbound, whole_model
 from jaxnas.model.restriction import RestrictedArch
@@ -33,6 +33,11 @@ class FixedModel(nn.Module):
 
     open: Unbound
     arch: StaticArch
+
+    def __repr__(self) -> str:
+        decisions = ", ".join(f"{key}: {decision_text(value)}" for key, value in self.arch.items())
+        decisions = decisions if len(decisions) <= 200 else f"{decisions[:199]}…"
+        return f"FixedModel({type(self.open.model).__name__}; {decisions})"
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """Calls the model. The first initialisation also checks the architecture against the model's space.

@@ -28,11 +28,13 @@ import numpy as np
 from jaxnas.errors import ArchitectureError
 from jaxnas.model.architecture import Arch, ChoiceSpec
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.policies.walk import LAYER_STEP, NOTHING, SUBSET, Bias, decode, encode, plan
 
 _FAR = -1e30  # a logit of what cannot be chosen; infinity would make NaN gradients
 
 
+@short_repr
 class Sample(NamedTuple):
     """One pass of the controller.
 

@@ -20,9 +20,11 @@ import numpy as np
 import optax
 from flax import struct
 
+from jaxnas.model.text import short_repr
 from jaxnas.policies.lstm import Controller
 
 
+@short_repr
 @struct.dataclass
 class PolicyState:
     """State of a policy that learns.

@@ -257,8 +257,9 @@ def darts_evaluation(
       cells: number of cells, reductions included.
       num_classes: number of logits.
       drop_path: in training, the share of paths dropped at the end, in [0, 1). An operation other than the identity
-        gives zero for each example with probability `drop_path * progress`, and the rest is scaled up (Larsson et al.
-        2017, arXiv 1605.07648; scheduled as by the authors).
+        gives zero for each example with probability `drop_path * progress`, else it is divided by the probability of
+        that (Larsson et al. 2017, arXiv 1605.07648, in the form of the authors' code). `progress` grows with every
+        step of `jaxnas.training.fit`; theirs, the epoch's number over that of epochs, once per epoch.
       auxiliary_head: also classify from the cell after the second reduction, in training.
 
     Returns:
