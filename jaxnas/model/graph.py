@@ -20,7 +20,8 @@ from jax.extend import core
 from jaxnas.model import functional
 from jaxnas.model.architecture import LAYER, ChoiceSpec
 from jaxnas.model.cells import Cell, CellEdge, cells_of, position_left
-from jaxnas.model.choices import InputChoice, LayerChoice, choice_key
+from jaxnas.model.choices import InputChoice, LayerChoice
+from jaxnas.model.lookup import choice_key
 from jaxnas.model.recorder import Recorder
 from jaxnas.model.restrict import whole_model
 from jaxnas.model.space import Space, check_takes_arch

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.errors import ArchitectureError
+from jaxnas.model.alike import can_be_stacked, weighted_sum
 
 REDUCTIONS = ("sum", "mean", "concat", "none")
 
@@ -28,6 +29,10 @@ def reduce_weighted(key: str, reduction: str, outputs: Sequence[Any], weights: j
     def scale(leaf: jax.Array, weight: jax.Array) -> jax.Array:
         return leaf * (weight.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else weight)
 
+    if reduction in ("sum", "mean") and can_be_stacked(outputs):
+        total = weighted_sum(weights, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs))
+        count = jnp.maximum((weights != 0).sum(), 1)
+        return jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), total) if reduction == "mean" else total
     pairs = zip(outputs, jnp.unstack(weights), strict=True)  # iterating over a traced array of 100 or more fails
     scaled = [jax.tree.map(lambda leaf, w=w: scale(leaf, w), out) for out, w in pairs]
     return reduce_masked(key, reduction, scaled, weights != 0, labels)

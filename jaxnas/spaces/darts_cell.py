@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from jaxnas.model.architecture import ChoiceSpec, Gated
-from jaxnas.model.choices import look_up
+from jaxnas.model.lookup import look_up
 from jaxnas.spaces.darts_edge import POOLS, SKIP, Edge
 from jaxnas.spaces.genotypes import CHOICES, EDGES, NODES, OPERATIONS, edge_key, node_key
 
