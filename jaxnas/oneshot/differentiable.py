@@ -17,6 +17,7 @@ from flax import struct
 
 from jaxnas.model import functional
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.oneshot.engine.base import Algorithm, Derivation, Method, Procedure, SearchState
 from jaxnas.oneshot.engine.options import SearchOptions
 from jaxnas.oneshot.engine.plan import Plan
@@ -54,6 +55,7 @@ class Parts(NamedTuple):
         }
 
 
+@short_repr
 @struct.dataclass
 class DifferentiableState(SearchState):
     """State of a search whose architecture is learnt by gradients.

@@ -16,10 +16,11 @@ from flax import linen as nn
 from flax import struct
 
 from jaxnas.checks import OPTIONS, check_batch_size, check_optimizer, check_options
-from jaxnas.data import as_dataset
+from jaxnas.data import Dataset, as_dataset
 from jaxnas.data.batches import epoch_batches
 from jaxnas.model import functional
 from jaxnas.model.fixed import FixedModel
+from jaxnas.model.text import short_repr
 from jaxnas.programs.epoch import make_epoch
 from jaxnas.programs.evaluation import make_evaluator, objective
 from jaxnas.programs.losses import Loss
@@ -39,6 +40,7 @@ from jaxnas.signatures import check_known, documented, options_of
 _WATCHED = ("train_loss", "grad_norm")
 
 
+@short_repr
 @struct.dataclass
 class TrainState:
     """The whole state of a training: a pytree.
@@ -128,7 +130,7 @@ def fit(
         only, is the share of all steps done, float32 `[]` in [0, 1), for what is scheduled, such as drop-path.
       data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; all its training data are used.
       variables: where to start from, such as `SearchResult.inherit()`. Default: fresh ones.
-      optimizer: any optax optimiser. Default: `paper_optimizer`. (The paper's final evaluation takes 600 epochs.)
+      optimizer: any optax optimiser. Default: `paper_optimizer`, of the DARTS paper, which trains for 600 epochs.
       test_every: epochs between tests (the last epoch is always tested).
 
     Raises:
@@ -142,9 +144,8 @@ def fit(
     epochs, batch_size, grad_clip = chosen["epochs"], chosen["batch_size"], chosen["grad_clip"]
     dataset = as_dataset(data, data_dir=chosen["data_dir"])
     seed = 0 if chosen["seed"] is None else chosen["seed"]
-    check_options(
-        **{name: value for name, value in {**chosen, "seed": seed, "test_every": test_every}.items() if name in OPTIONS}
-    )
+    numeric = {**chosen, "seed": seed, "test_every": test_every}
+    check_options(**{name: value for name, value in numeric.items() if name in OPTIONS})
     check_optimizer("optimizer", optimizer)
     output, functions = check_trainable(model, dataset), functional.model_fns(model)
     check_batch_size(batch_size, len(dataset.x_train), "training")
@@ -155,7 +156,6 @@ def fit(
     if variables is not None:
         check_fit(functions, variables, dataset.example())
 
-    images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     running = running_of(chosen)
     directory = RunDirectory(running.workdir)
     config = {
@@ -166,8 +166,7 @@ def fit(
         "seed": seed,
         "inherited": variables is not None,
         "grad_clip": grad_clip,
-        "preprocessing": dataset.preprocessing.described(),
-        "predicts": model_form(model, dataset.preprocessing),
+        **_prediction(model, dataset),
     }
     run = Run(
         workdir=directory.path,
@@ -183,6 +182,7 @@ def fit(
         validate_every=test_every,
     )
     step = _make_step(functions, optimizer, loss_fn, metrics, steps=epochs * steps)
+    images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     program = make_epoch(
         step, dataset, images=images, labels=labels, watched=_WATCHED, steps_per_call=running.steps_per_call
     )
@@ -194,6 +194,12 @@ def fit(
         if lane.error is not None:
             raise lane.error
         return result
+
+
+def _prediction(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
+    """What `config.json` says for predictions: how to build the model, and how to prepare examples for it."""
+    form = model_form(model, dataset.preprocessing)
+    return {"preprocessing": form["preprocessing"], "predicts": form}
 
 
 def _clipped(optimizer: optax.GradientTransformation, grad_clip: float | None) -> optax.GradientTransformation:
