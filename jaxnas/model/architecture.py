@@ -221,13 +221,13 @@ def is_array(value: Any) -> bool:
 
 
 def is_weighted(arch: Any) -> bool:
-    """Whether some choice of what a model is called with has weights. False for what is no architecture."""
+    """Whether some choice of what a model is called with has weights or gates. False for what is no architecture."""
     values = arch.values() if isinstance(arch, Mapping) else ()
-    return any(is_array(value) and jnp.issubdtype(value.dtype, jnp.floating) for value in values)
+    return any(isinstance(v, Gated) or (is_array(v) and jnp.issubdtype(v.dtype, jnp.floating)) for v in values)
 
 
 def is_mixture(arch: Arch) -> bool:
-    """Whether an architecture gives weights rather than decisions.
+    """Whether an architecture gives weights rather than decisions, gated paths among them.
 
     Raises:
       ArchitectureError: if it gives weights for some choices and decisions for others.

@@ -33,8 +33,8 @@ def reduce_weighted(key: str, reduction: str, outputs: Sequence[Any], weights: j
         total = weighted_sum(weights, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs))
         count = jnp.maximum((weights != 0).sum(), 1)
         return jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), total) if reduction == "mean" else total
-    pairs = zip(outputs, jnp.unstack(weights), strict=True)  # iterating over a traced array of 100 or more fails
-    scaled = [jax.tree.map(lambda leaf, w=w: scale(leaf, w), out) for out, w in pairs]
+    # Not `zip`: JAX cannot iterate over a traced array of 100 or more.
+    scaled = [jax.tree.map(lambda leaf, w=weights[i]: scale(leaf, w), out) for i, out in enumerate(outputs)]
     return reduce_masked(key, reduction, scaled, weights != 0, labels)
 
 

@@ -95,7 +95,8 @@ class Stack(nn.Module):
 
         if is_weighted(arch):
             # A mixture keeps only the cells' inputs for the backward pass. On CPU it is faster to compute the rest
-            # again than to write and read it; compilation is shorter too.
+            # again than to write and read it; compilation is shorter too. Gated paths likewise: a switch keeps room for
+            # what each of its branches needs, so they took five times the memory, and longer.
             run = nn.remat(run, prevent_cse=False)
 
         def step(cell: Cell, x: jax.Array, _: None) -> tuple[jax.Array, None]:
