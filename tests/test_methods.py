@@ -28,6 +28,7 @@ example = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(example)
 ALL = {**METHODS, "example": example.method}
 
+README = (_EXAMPLE.parents[1] / "README.md").read_text()
 TRACES = []
 
 
@@ -90,6 +91,7 @@ def test_a_method_is_described(name):
         assert "arXiv" in module.__doc__
         assert getattr(jaxnas, name) is module
         assert typing.get_overloads(module.search)
+        assert f"`{name}.search`" in README
         assert {"order", "temperature", "controller_steps", *SEARCH_DEFAULTS} & set(
             module.search.__signature__.parameters
         )
