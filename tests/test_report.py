@@ -114,7 +114,7 @@ def test_payload_of_a_run(tmp_path):
     assert panels["Entropy of the choices"]["series"][0]["values"][0] == pytest.approx(sum(entropies) / 3, abs=1e-4)
     assert not panels["Gradient norms"]["main"]
     assert ["duration", "2 min 02 s, 3.0 s of it compiling"] in data["facts"]
-    assert ["derived accuracy", "50.00 %"] in data["facts"]
+    assert ["derived accuracy, weights of the search", "50.00 %"] in data["facts"]
     assert ["architectures", "36"] in data["facts"]  # 3 · 3 · 4
     assert not data["final"]["final"]
     assert json.loads(data["final"]["text"]) == {"op": "a", "two": [0, 2], "skip": []}

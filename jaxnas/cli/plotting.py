@@ -86,7 +86,8 @@ def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
 
     from jaxnas.report.compare import agreements, in_short
 
-    title = f"{comparison.metric.replace('_', ' ')}; test accuracy of trainings"
+    measure = comparison.metric.replace("_", " ")
+    title = f"{measure}; test {measure} of trainings"
     table = Table(title=title, collapse_padding=True, show_edge=False, pad_edge=False)  # 80 columns
     table.add_column("run", overflow="fold", min_width=11)
     for name in ("method", "seed", "epochs", "derived", "best", "super-\nnet", "test", "time"):

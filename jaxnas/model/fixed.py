@@ -81,9 +81,10 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ArchitectureError: if it is no architecture. Whether it fits the model shows at `init`, since a Flax
-        model has no choices before it has seen an input: then missing and unexpected keys, unknown names,
-        indices out of range and wrong lengths raise.
+      ArchitectureError: if it is no architecture, or does not fit the model: missing and unexpected keys, unknown
+        names, indices out of range, wrong lengths. Of a model whose space does not depend on its input, and that says
+        so in a method `known_space() -> Space` (those of DARTS and NAS-Bench-201), this shows here; of others at
+        `init`, since a Flax model has no choices before it has seen an input.
     """
     if not isinstance(architecture, (Mapping, str, os.PathLike)):
         raise ArchitectureError(
@@ -99,6 +100,8 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
                 f"the model is restricted, so the arrays given for {arrays} count what is left; `Space.fixed` of its "
                 "space makes decisions of them, which are names and indices of the whole model."
             )
+    if hasattr(model, "known_space"):
+        model.known_space().validate(values)
     name = model.open.name if isinstance(model, RestrictedModel) else importable_name(model_fn)
     return FixedModel(Unbound(model, name), StaticArch(values))
 

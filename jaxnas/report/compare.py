@@ -119,9 +119,7 @@ def _run(name: str, path: Path, history: Sequence[Record], metric: str) -> Run:
         arch=_arch(path, space, history),
         derived=curves[0],
         supernet=curves[1] if curves[1].values else curves[2],
-        tests=[
-            t["scores"]["test_accuracy"] for t in shown["trainings"] if t["scores"].get("test_accuracy") is not None
-        ],
+        tests=[score for t in shown["trainings"] if (score := t["scores"].get(f"test_{metric}")) is not None],
         seconds=sum(record.get("seconds") or 0.0 for record in history),
     )
 

@@ -42,7 +42,7 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
     config, space = runs.read_config(run), runs.read_space(run)
     result, history = runs.read_ended(run), runs.read_history(run)
     _check_epochs(run, history)
-    choices = _choices(run, history, space)
+    choices, trainings = _choices(run, history, space), [_training(folder) for folder in runs.trainings(run)]
     graph = config.get("graph")
     try:
         drawn = draw_graph(graph, space) if graph else None
@@ -56,7 +56,7 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
             "name": run.resolve().name,
             "about": _about(config),
             "status": _status(run, history, result),
-            "facts": _facts(config, history, space),
+            "facts": _facts(config, history, space, trainings),
             "epochs": [record["epoch"] + 1 for record in history],
             "planned": _number(config.get("epochs")),
             "choices": choices,
@@ -64,7 +64,7 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
             "graph": drawn,
             "cells": cells,
             "candidates": _candidates(run, result),
-            "trainings": [_training(folder) for folder in runs.trainings(run)],
+            "trainings": trainings,
             "final": _final(run, history),
             "configuration": _configuration(config),
         }
@@ -225,7 +225,9 @@ def _going_on(run: Path) -> str:
     return "running" if runs.working(run) else "interrupted"
 
 
-def _facts(config: Record, history: Sequence[Record], space: Space) -> list[list[str]]:
+def _facts(
+    config: Record, history: Sequence[Record], space: Space, trainings: Sequence[Mapping[str, Any]]
+) -> list[list[str]]:
     seconds = [_number(record.get("seconds")) or 0.0 for record in history]
     compiling = sum(_number(record.get("compile_seconds")) or 0.0 for record in history)
     duration = duration_text(sum(seconds)) + (f", {duration_text(compiling)} of it compiling" if compiling else "")
@@ -234,10 +236,27 @@ def _facts(config: Record, history: Sequence[Record], space: Space) -> list[list
     versions = config.get("versions")
     if isinstance(versions, Mapping) and "device" in versions:
         facts.append(["device", str(versions["device"])])
-    derived = [record["derived_accuracy"] for record in history if _number(record.get("derived_accuracy")) is not None]
-    if derived:
-        facts.insert(0, ["derived accuracy", f"{100 * derived[-1]:.2f} %"])
-    return [*facts, ["duration", duration]] if history else facts
+    return [*_headline(history, trainings), *facts, ["duration", duration]] if history else facts
+
+
+def _headline(history: Sequence[Record], trainings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """How good the found architecture is: with the weights of the search, and trained on its own."""
+    derived = [record for record in history if any(name.startswith("derived_") for name in record)]
+    names = [name.removeprefix("derived_") for name in (derived[-1] if derived else {}) if name.startswith("derived_")]
+    measures = ["accuracy"] if "accuracy" in names else [name for name in names if name != "reward"][:1]
+    found = []
+    for measure in measures:
+        found.append([f"derived {measure}, weights of the search", _shown(measure, derived[-1][f"derived_{measure}"])])
+        tests = [training["scores"].get(f"test_{measure}") for training in trainings]
+        last = next((score for score in reversed(tests) if score is not None), None)
+        if last is not None:
+            found.append([f"test {measure}, retrained", _shown(measure, last)])
+    return found
+
+
+def _shown(measure: str, value: Any) -> str:
+    number = _number(value)
+    return "" if number is None else f"{100 * number:.2f} %" if measure == "accuracy" else f"{number:.4f}"
 
 
 def _power(number: int) -> str:
@@ -280,7 +299,9 @@ def _training(folder: Path) -> dict[str, Any]:
         "status": str(result.get("error") or result.get("status")) if result is not None else _going_on(folder),
         "start": start,
         "epochs": f"{len(history)} of {config.get('epochs')}",
-        "scores": {name: _number(scores.get(name)) for name in ("test_accuracy", "test_loss", "train_accuracy")},
+        "scores": {
+            name: _number(scores[name]) for name in scores if name.startswith("test_") or name == "train_accuracy"
+        },
         "duration": duration_text(sum(_number(record.get("seconds")) or 0.0 for record in history)),
     }
 

@@ -112,6 +112,12 @@ def numbers(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: record[name] for name in ordered}
 
 
+def whole_batches(left: int, batch_size: int) -> str:
+    """Says that an epoch has whole batches only."""
+    what = "1 example makes" if left == 1 else f"{left} examples make"
+    return f"{what} no whole batch of {batch_size}: others are left out of each epoch"
+
+
 def short_arch(arch: Mapping[str, Any], most: int = 60) -> str:
     """An architecture in at most so many characters: the decisions in order, `3x3 5x5 0,2 …`."""
     decisions = []

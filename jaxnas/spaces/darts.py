@@ -15,10 +15,11 @@ from jax import lax
 from jaxnas.model.graph import Cell as DrawnCell
 from jaxnas.model.recorder import Recorder
 from jaxnas.model.restriction import RestrictedArch
+from jaxnas.model.space import Space
 from jaxnas.spaces import darts_cell as cell
 from jaxnas.spaces.darts_cell import ORDER, Decisions, rows_of
 from jaxnas.spaces.darts_edge import POOLS, SKIP, halved, normalised, pointwise, shapes
-from jaxnas.spaces.genotypes import NODES, OPERATIONS, describe_cells, reductions
+from jaxnas.spaces.genotypes import CHOICES, NODES, OPERATIONS, describe_cells, reductions
 from jaxnas.spaces.layers import batch_norm, check_even_filters, check_positive
 
 _GIVEN = {"first": 2, "second": 1}
@@ -186,6 +187,10 @@ class Darts(nn.Module):
                 before_last, last = last if previous is None else previous, output
             halves = kind == "reduce"
         return nn.Dense(self.num_classes, name="head")(last.astype(jnp.float32).mean((1, 2)))
+
+    def known_space(self) -> Space:
+        """The choices, which do not depend on the input."""
+        return CHOICES
 
     def describe_cells(self) -> list[DrawnCell]:
         """The two cells as pictures show them; see `jaxnas.graph.Cell`."""

@@ -11,8 +11,19 @@ from flax import linen as nn
 
 from jaxnas.model.choices import InputChoice, LayerChoice
 from jaxnas.model.graph import Cell as DrawnCell
+from jaxnas.model.space import Space
 from jaxnas.spaces.darts_edge import POOLS, SEPARABLE
-from jaxnas.spaces.genotypes import EDGES, NODES, OPERATIONS, describe_cells, edge_key, edges_of, node_key, reductions
+from jaxnas.spaces.genotypes import (
+    CHOICES,
+    EDGES,
+    NODES,
+    OPERATIONS,
+    describe_cells,
+    edge_key,
+    edges_of,
+    node_key,
+    reductions,
+)
 from jaxnas.spaces.layers import AuxiliaryHead, FactorizedReduction, batch_norm, check_even_filters, check_positive
 
 
@@ -226,6 +237,10 @@ class DartsEvaluation(nn.Module):
             return logits
         auxiliary = AuxiliaryHead(self.num_classes, name="auxiliary")(after_second_reduction, train)
         return (logits, auxiliary) if train else logits
+
+    def known_space(self) -> Space:
+        """The choices, which do not depend on the input."""
+        return CHOICES
 
     def describe_cells(self) -> list[DrawnCell]:
         """The two cells as pictures show them; see `jaxnas.graph.Cell`."""

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxnas.model.architecture import is_weighted
+from jaxnas.model.architecture import LAYER, ChoiceSpec, is_weighted
 from jaxnas.model.choices import LayerChoice
 from jaxnas.model.graph import Cell as DrawnCell
 from jaxnas.model.graph import CellEdge
+from jaxnas.model.space import Space
 from jaxnas.spaces.layers import batch_norm, check_positive, pool
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -157,6 +158,10 @@ class NasBench201(nn.Module):
             x = Stack(self.cells, filters, self.search_norm, name=f"stage_{stage}")(x, arch, train)
         x = nn.relu(_normalise(x, train, self.search_norm, "head_norm"))
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+    def known_space(self) -> Space:
+        """The six choices, which do not depend on the input."""
+        return Space({edge: ChoiceSpec(LAYER, len(OPERATIONS), OPERATIONS) for edge in EDGES})
 
     def describe_cells(self) -> list[DrawnCell]:
         """The cell as pictures show it; see `jaxnas.graph.Cell`."""

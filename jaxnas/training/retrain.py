@@ -33,7 +33,7 @@ from jaxnas.runs.directory import RunDirectory
 from jaxnas.runs.lane import Lane, make_lane
 from jaxnas.runs.loop import Draw, Phase, Review, Where
 from jaxnas.runs.options import RUN_DEFAULTS, RunOptions, running_of
-from jaxnas.runs.progress import numbers
+from jaxnas.runs.progress import numbers, whole_batches
 from jaxnas.runs.session import Session
 from jaxnas.signatures import check_known, documented, options_of
 
@@ -216,7 +216,10 @@ class FitTask:
     variables: Mapping[str, Any] | None
     evaluate: Callable[..., dict[str, float]]
 
-    notes: Sequence[str] = ()
+    @property
+    def notes(self) -> list[str]:
+        left = len(self.run.dataset.x_train) % self.run.batch_size
+        return [whole_batches(left, self.run.batch_size)] if left else []
 
     def begin(self, seed: int) -> TrainState:
         init_rng, step_rng, _ = _keys(seed)

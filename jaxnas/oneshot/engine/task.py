@@ -21,6 +21,7 @@ from jaxnas.runs.callback import Run
 from jaxnas.runs.directory import RunDirectory
 from jaxnas.runs.lane import Lane
 from jaxnas.runs.loop import Draw, Phase, Review, Where
+from jaxnas.runs.progress import whole_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,10 @@ class SearchTask:
     @property
     def notes(self) -> list[str]:
         said = [] if self.procedure.about is None else [self.procedure.about]
+        plan = next(iter(self.plans.values()))
+        left = len(plan.weight_examples) % plan.batch_size
+        if left and self.procedure.phases(0)[0].steps == plan.steps_per_epoch:
+            said.append(whole_batches(left, plan.batch_size))
         if any(plan.train_portion == 1 for plan in self.plans.values()):
             said.append("train_portion is 1: the weights and the architecture share all training data; validation too")
         return said
