@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 try:
     import typer
@@ -35,8 +36,15 @@ def main() -> None:
 
     keep_heap()
     cache_compilations()
+    before, warnings.formatwarning = warnings.formatwarning, _as_one_line
     try:
         app()
     except (ArchitectureError, DataError, NonFiniteLossError, RunError, FileNotFoundError) as e:
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(1) from None
+    finally:
+        warnings.formatwarning = before
+
+
+def _as_one_line(message: Warning | str, category: type[Warning], *place: object, **line: object) -> str:
+    return f"warning: {message}\n"
