@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -93,10 +94,8 @@ KINDS: dict[str, Callable[[Path], None]] = {
 
 def run(kind: str, path: Path) -> None:
     """Begins or continues a run; one that has finished is left."""
-    try:
+    with contextlib.suppress(RunEndedError):
         KINDS[kind](path)
-    except RunEndedError:
-        pass
 
 
 def outcome(kind: str, path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -77,10 +78,8 @@ def read_history(path: str | os.PathLike) -> list[dict[str, Any]]:
             records.append(schema.check_record(parse_json(line, source=where, deepest=_DEEPEST), where))
         except ArchitectureError as e:
             raise RunError(str(e)) from None
-    try:  # a line without its end may be whole
+    with contextlib.suppress(ArchitectureError, RunError):  # a line without its end may be whole
         records.append(schema.check_record(parse_json(cut, source="", deepest=_DEEPEST), ""))
-    except (ArchitectureError, RunError):
-        pass
     return records
 
 
