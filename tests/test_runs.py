@@ -326,7 +326,10 @@ def test_checkpoints_that_a_kill_has_left_are_removed_at_the_next_look(tmp_path,
         assert RunDirectory(path).has_ended(config)
     else:
         runs.tidy(path)
-    assert not (path / "checkpoints").exists()
+    assert not list(path.glob("checkpoints*"))
+    (path / "checkpoints.partial").mkdir()  # killed while they were removed
+    runs.tidy(path)
+    assert not list(path.glob("checkpoints*"))
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):

@@ -117,7 +117,7 @@ def _left(folder: Path) -> dict[str, Any]:
         "history": [_timeless(record) for record in runs.read_history(folder)],
         "weights": (folder / "weights.msgpack").read_bytes(),
         "arch": arch.read_bytes() if arch.exists() else b"",
-        "checkpoints": (folder / "checkpoints").exists(),
+        "checkpoints": [left.name for left in folder.glob("checkpoints*")],
     }
 
 
