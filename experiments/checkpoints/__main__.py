@@ -1,4 +1,4 @@
-"""Measures how long a checkpoint takes, and what share of an epoch of a minute that is.
+"""Measures how long a checkpoint takes, and what share of a one-minute epoch that is.
 
 python -m experiments.checkpoints [--repeats 9]
 """
