@@ -1,4 +1,4 @@
-"""Runs DARTS on CIFAR-10, in pieces if need be: called again, it goes on."""
+"""Runs DARTS on CIFAR-10, in several calls if need be: the same command resumes."""
 
 import argparse
 from pathlib import Path
@@ -18,7 +18,7 @@ def main() -> None:
         "--hypergradient",
         choices=["exact", "finite_difference"],
         default="exact",
-        help="of the second order: the right gradient, or the paper's estimate of it (default: exact; see README.md)",
+        help="for the second order: the exact gradient, or the paper's estimate of it (default: exact; see README.md)",
     )
     parser.add_argument(
         "--genotype", help=f"what to evaluate: {', '.join(PUBLISHED)}, or a file (default: what the search found)"
@@ -29,7 +29,7 @@ def main() -> None:
     )
     parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
     parser.add_argument(
-        "--max-minutes", type=float, default=10.0, help="stop in time; the same command goes on (default: 10)"
+        "--max-minutes", type=float, default=10.0, help="time limit; the same command resumes (default: 10)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
