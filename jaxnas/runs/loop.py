@@ -12,11 +12,11 @@ import numpy as np
 
 from jaxnas.errors import NonFiniteLossError
 from jaxnas.model.serialization import export
-from jaxnas.programs.epoch import EpochProgram, first_bad, own_buffers
+from jaxnas.programs.epoch import LEAF, EpochProgram, first_bad, leaf_names, own_buffers, told
 from jaxnas.runs.callback import Stop
 from jaxnas.runs.checkpoints import Position
 from jaxnas.runs.lane import Lane
-from jaxnas.runs.progress import non_finite_message
+from jaxnas.runs.progress import bad_validation_message, non_finite_message
 from jaxnas.runs.session import Session
 
 
@@ -178,7 +178,7 @@ def _run_phases(
             at = Position(
                 epoch=at.epoch,
                 phase=i + 1,
-                record=at.record | {name: [float(own[name].mean()) for own in parts] for name in ran.metrics},
+                record=at.record | {name: [float(own[name].mean()) for own in parts] for name in told(ran.metrics)},
                 seconds=at.seconds + time.perf_counter() - entered,
                 compile_seconds=at.compile_seconds + ran.compile_seconds,
             )
@@ -239,12 +239,22 @@ def _end_epoch(
 
 def _finish(task: Task, session: Session, lane: Lane, state: Any, found: Review, stop: Stop | None) -> None:
     outcome, history = task.outcome(lane, state, found), lane.run.history
-    if found.arch is not None and lane.directory.path is not None:
-        export(found.arch, lane.directory.path / "final_arch.json")
     scored = history[-1 if stop is None or stop.epoch is None else stop.epoch]
+    wrong = [name for name, value in scored.items() if name.endswith("_loss") and not _is_finite(value)]
+    if wrong:
+        epoch, where = scored["epoch"], lane.directory.path
+        steps = sum(phase.steps for phase in task.phases(epoch))
+        message = bad_validation_message(wrong, epoch, where)
+        _fail(task, session, lane, outcome, message, epoch, steps)
+        return
+    _export(lane, found.arch)
     scores = {k: v for k, v in scored.items() if isinstance(v, float) and not k.endswith("seconds")}
     session.finish(lane, {**task.summary(outcome), **scores}, outcome.variables, stop)
     lane.result = outcome
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and bool(np.isfinite(value))  # a record that was read from JSON has None for NaN
 
 
 def _fail_where_not_finite(
@@ -256,7 +266,7 @@ def _fail_where_not_finite(
     epoch: int,
     steps_before: int,
 ) -> None:
-    """Ends the lanes one of whose losses or gradients was not finite, in a phase with so many steps before it."""
+    """Ends the lanes one of whose losses, gradients or states was not finite, in a phase after so many steps."""
     states: list[Any] | None = None
     for place, (lane, own) in enumerate(zip(session.lanes, program.layout.parts(metrics), strict=True)):
         bad = None if lane.ended else first_bad(own, program.watched)
@@ -264,10 +274,22 @@ def _fail_where_not_finite(
             continue
         states = states or _states(program, state)
         where, step = lane.directory.path, steps_before + bad
-        message = non_finite_message(own, program.watched, epoch, bad, where, steps_before=steps_before)
-        result = task.outcome(lane, states[place], None)
-        failed = {"status": "failed", "error": message, "epoch": epoch, "step": step, **task.summary(result)}
-        lane.directory.finish(failed, result.variables, keep_checkpoints=True)
-        lane.result, lane.error = result, NonFiniteLossError(message, epoch=epoch, step=step, result=result)
-        if len(session.lanes) > 1:  # else the error says it
-            session.say(f"failed: {lane.error}", lane)
+        leaf = leaf_names(states[place])[own[LEAF][bad]] if own[LEAF][bad] >= 0 else ""
+        message = non_finite_message(own, program.watched, epoch, bad, where, leaf=leaf, steps_before=steps_before)
+        _fail(task, session, lane, task.outcome(lane, states[place], None), message, epoch, step)
+
+
+def _fail(task: Task, session: Session, lane: Lane, result: Any, message: str, epoch: int, step: int) -> None:
+    """Ends a lane that has failed, with what was reached before."""
+    summary = task.summary(result)
+    _export(lane, summary.get("arch"))
+    failed = {"status": "failed", "error": message, "epoch": epoch, "step": step, **summary}
+    lane.directory.finish(failed, result.variables, keep_checkpoints=True)
+    lane.result, lane.error = result, NonFiniteLossError(message, epoch=epoch, step=step, result=result)
+    if len(session.lanes) > 1:  # else the error says it
+        session.say(f"failed: {lane.error}", lane)
+
+
+def _export(lane: Lane, arch: dict[str, Any] | None) -> None:
+    if arch and lane.directory.path is not None:
+        export(arch, lane.directory.path / "final_arch.json")

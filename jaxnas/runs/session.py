@@ -7,6 +7,7 @@ import dataclasses
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from jaxnas.checks import check_answer
 from jaxnas.errors import Interrupted, RunError
-from jaxnas.programs.epoch import Call, gathered
+from jaxnas.programs.epoch import Call, gathered, told
 from jaxnas.runs.callback import Step, Stop
 from jaxnas.runs.checkpoints import Position
 from jaxnas.runs.directory import RunDirectory
@@ -84,9 +85,16 @@ class Session:
         """The state and position to continue from: those given, and the beginning, if nothing is saved.
 
         Raises:
-          RunError: if everything that is saved is damaged, or belongs to another model.
+          RunError: if everything that is saved is damaged, belongs to another model, or has as many epochs already.
         """
         state, position = self._directory.restore(state)
+        epochs, path = self.lanes[0].run.epochs, self._directory.path
+        if position.epoch >= epochs:  # another configuration, by force
+            raise RunError(f"{path}: has {position.epoch} epochs already; epochs={epochs} leaves nothing to do.")
+        if self._directory.changed and position != (start := Position(position.epoch)):
+            said = f"{path}: epoch {position.epoch + 1} begins again, since the run was stopped within it."
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
+            position = start
         for lane in self.active:
             lane.run.history[:] = lane.directory.rewind(position.epoch)
         return state, position
@@ -128,7 +136,7 @@ class Session:
             now, new = time.perf_counter(), call.compile_seconds - compiled
             if new:
                 compiled, paced = call.compile_seconds, (now, call.done)
-            self._tell(Step(position.epoch, steps_before + call.done, steps, call.settled, new))
+            self._tell(Step(position.epoch, steps_before + call.done, steps, told(call.settled), new))
             since, first = paced
             needed = (call.steps - call.done) * (now - since) / max(call.done - first, 1)
             stop = self._asked or self._out_of_time(needed)

@@ -26,6 +26,7 @@ from jaxnas.programs.tracing import check_fit, check_trainable
 from jaxnas.runs import loop
 from jaxnas.runs.callback import Run
 from jaxnas.runs.directory import RunDirectory
+from jaxnas.runs.fingerprint import data_fingerprint, fingerprints, function_fingerprint
 from jaxnas.runs.lane import Lane, make_lane
 from jaxnas.runs.loop import Draw, Phase, Review, Where
 from jaxnas.runs.options import RUN_DEFAULTS, RunOptions, running_of
@@ -128,7 +129,7 @@ def fit(
     given = {"aux_weight": chosen["aux_weight"], "fixed": dict(model.arch) if isinstance(model, FixedModel) else None}
     loss_fn, metrics = objective(chosen["loss_fn"], chosen["metrics"], dataset, output, **given)
     steps = len(dataset.x_train) // batch_size
-    optimizer = _clipped(optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps), grad_clip)
+    clipped = _clipped(optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps), grad_clip)
     if variables is not None:
         check_fit(functions, variables, dataset.example())
 
@@ -144,6 +145,9 @@ def fit(
         "inherited": variables is not None,
         "grad_clip": grad_clip,
     }
+    if directory.path is not None:
+        known = {"loss_fn": chosen["loss_fn"], "metrics": chosen["metrics"], "optimizer": optimizer}
+        config["fingerprints"] = {**_model_fingerprints(model, variables), **fingerprints(dataset, **known)}
     run = Run(
         workdir=directory.path,
         config=config,
@@ -157,7 +161,7 @@ def fit(
         seed=seed,
         validate_every=test_every,
     )
-    step = _make_step(functions, optimizer, loss_fn, metrics, steps=epochs * steps)
+    step = _make_step(functions, clipped, loss_fn, metrics, steps=epochs * steps)
     program = make_epoch(
         step, dataset, images=images, labels=labels, watched=_WATCHED, steps_per_call=running.steps_per_call
     )
@@ -165,10 +169,22 @@ def fit(
     with Session(running, directory, config) as session:
         lane = make_lane(run, running, directory)
         session.add(lane)
-        [result] = loop.run(FitTask(run, functions, optimizer, variables, evaluate), program, session)
+        [result] = loop.run(FitTask(run, functions, clipped, variables, evaluate), program, session)
         if lane.error is not None:
             raise lane.error
         return result
+
+
+def _model_fingerprints(model: nn.Module, variables: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Of the model, its architecture if it is fixed, and the variables it starts from."""
+    fixed = isinstance(model, FixedModel)
+    found: dict[str, Any] = {"model": function_fingerprint(model.open.model if fixed else model)}
+    if fixed:
+        found["arch"] = dict(model.arch)
+    if variables is not None:
+        leaves = jax.device_get(jax.tree.leaves(dict(variables)))
+        found["variables"] = f"{len(leaves)} arrays {data_fingerprint(*leaves).split()[-1]}"
+    return found
 
 
 def _clipped(optimizer: optax.GradientTransformation, grad_clip: float | None) -> optax.GradientTransformation:
