@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,16 +17,12 @@ _IN_FLIGHT = 2
 """Calls that may be under way at once: enough to keep a device busy, few enough to know where it is."""
 
 
-LEAF = "not finite"
-"""A metric of our own, int32: which leaf of the new state was not finite any more, of `leaf_names`; -1 for none."""
-
-
 class Epoch(NamedTuple):
     """What one epoch gave.
 
     Attributes:
-      state: the state after the last step whose losses, gradients and new state were finite.
-      metrics: per metric a float array `[steps]`; of many states `[S, steps]`. And `LEAF`.
+      state: the state after the last step whose losses and gradients were finite.
+      metrics: per metric a float array `[steps]`; of many states `[S, steps]`.
       compile_seconds: time of the first call, which compiles; 0 if nothing was compiled.
       done: steps done, fewer than asked for if `after_call` stopped it.
     """
@@ -44,7 +40,7 @@ class Call(NamedTuple):
       done: steps of the epoch done.
       steps: steps of the whole epoch.
       state: the state after it. The next call takes its buffers, so it must not be kept.
-      fine: bool `[]`, on the device: whether everything so far was finite; of many states `[S]`.
+      fine: bool `[]`, on the device: whether all losses and gradients so far were finite; of many states `[S]`.
       collected: `{name: [k]}` of every call so far; of many states `[S, k]`.
       settled: `{name: [k]}` or `[S, k]` of a call whose values are there already, one of the last.
       compile_seconds: of this epoch so far.
@@ -67,12 +63,14 @@ class EpochProgram(NamedTuple):
         `[steps, B]`, or None for a batch of None. `state` is donated. An epoch that was cut off is resumed with
         `start`, the steps done, and `before`, their metrics. `after_call(Call) -> bool` is called after each compiled
         call; True ends the epoch there.
-      watched: metrics that must stay finite, as all of the state must that was. Once one is not, the state no longer
-        changes.
+      again: `(state, rng, streams, *, start=0, chunk=None)`: makes the steps again and yields `(steps done, state)`
+        after each call, of `chunk` steps. The next call takes the state's buffers.
+      watched: metrics that must stay finite. Once one is not, the state no longer changes.
       layout: of the states: with S of them the state, the key and the streams have a leading axis S.
     """
 
     run: Callable[..., Epoch]
+    again: Callable[..., Iterator[tuple[int, Any]]]
     watched: Sequence[str]
     layout: Layout
 
@@ -103,10 +101,14 @@ def make_epoch(
     compiled: set[Any] = set()
     data = layout.share((images, labels))
 
-    def run(state, rng, streams, *, start=0, before=None, after_call=None) -> Epoch:
+    def sizes(streams) -> tuple[int, int]:
+        """Steps of the epoch, and of a call."""
         steps = next(s.shape[-2] for s in streams if s is not None)
         chunk = steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
-        chunk = max(d for d in range(1, min(chunk, steps) + 1) if steps % d == 0)
+        return steps, max(d for d in range(1, min(chunk, steps) + 1) if steps % d == 0)
+
+    def run(state, rng, streams, *, start=0, before=None, after_call=None) -> Epoch:
+        steps, chunk = sizes(streams)
         fine = _finite(before, watched).all(-1) if start else np.ones(rng.shape, bool)
         carry, collected, seconds, done = (
             (state, layout.place(jnp.asarray(fine))),
@@ -116,7 +118,7 @@ def make_epoch(
         )
         form = (chunk, *(s is None for s in streams))
         for first in range(start, steps, chunk):
-            part = tuple(None if s is None else s[..., first : first + chunk, :] for s in streams)
+            part = _part(streams, first, chunk)
             began = time.perf_counter()
             carry, metrics = call(carry, rng, part, *data, first)
             collected.append(metrics)
@@ -138,7 +140,20 @@ def make_epoch(
                 break
         return Epoch(carry[0], gathered(collected), seconds, done)
 
-    return EpochProgram(run, watched, layout)
+    def again(state, rng, streams, *, start=0, chunk=None) -> Iterator[tuple[int, Any]]:
+        steps, usual = sizes(streams)
+        chunk = chunk or usual
+        carry = state, layout.place(jnp.asarray(np.ones(rng.shape, bool)))
+        for first in range(start, steps, chunk):
+            carry, _ = call(carry, rng, _part(streams, first, chunk), *data, first)
+            yield first + chunk, carry[0]
+
+    return EpochProgram(run, again, watched, layout)
+
+
+def _part(streams: Sequence[Any], first: int, count: int) -> tuple[Any, ...]:
+    """What streams hold of so many steps."""
+    return tuple(None if s is None else s[..., first : first + count, :] for s in streams)
 
 
 def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str]) -> Callable:
@@ -155,8 +170,6 @@ def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str]) -> C
             new, metrics = step(state, *batches)
             for name in watched:
                 fine = fine & jnp.isfinite(metrics.get(name, 0.0))
-            leaf = _not_finite(state, new)
-            fine, metrics = fine & (leaf < 0), {**metrics, LEAF: leaf}
             state = jax.tree.map(lambda after, before: jnp.where(fine, after, before), new, state)
             return (state, fine), metrics
 
@@ -170,37 +183,6 @@ def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str]) -> C
     return steps_of_one
 
 
-def _not_finite(before: Any, after: Any) -> jax.Array:
-    """Which leaf has a value that was finite and is not any more: int32 `[]`, -1 for none.
-
-    What was infinite from the beginning, such as the best loss so far, may stay so.
-    """
-    pairs = list(zip(_watched_leaves(before), _watched_leaves(after), strict=True))
-    if not pairs:
-        return jnp.full((), -1, jnp.int32)
-    bad = jnp.stack([jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new)) for (_, old), (_, new) in pairs])
-    return jnp.where(bad.any(), jnp.argmax(bad).astype(jnp.int32), -1)
-
-
-def leaf_names(state: Any) -> list[str]:
-    """The names of the leaves that are watched, in the order in which `LEAF` counts them."""
-    return [jax.tree_util.keystr(path) for path, _ in _watched_leaves(state)]
-
-
-def _watched_leaves(state: Any) -> list[tuple[Any, Any]]:
-    """The floats of a state, the smallest first: a learning rate is named before the weights that it spoils."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return sorted(
-        [each for each in leaves if jnp.issubdtype(jnp.result_type(each[1]), jnp.inexact)],
-        key=lambda each: np.size(each[1]),
-    )
-
-
-def told(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of steps without our own."""
-    return {name: values for name, values in metrics.items() if name != LEAF}
-
-
 def gathered(collected: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """The metrics of several calls as one array `[steps]` each; of many states `[S, steps]`."""
     return jax.tree.map(lambda *parts: np.concatenate(parts, -1), *jax.device_get(collected))
@@ -212,10 +194,10 @@ def own_buffers(state: Any) -> Any:
 
 
 def first_bad(metrics: dict[str, np.ndarray], watched: Sequence[str]) -> int | None:
-    """The first step with a loss, gradient or new state that was not finite, or None."""
+    """The first step with a loss or gradient that was not finite, or None."""
     finite = _finite(metrics, watched)
     return None if finite.all() else int(np.argmin(finite))
 
 
 def _finite(metrics: dict[str, np.ndarray], watched: Sequence[str]) -> np.ndarray:
-    return np.all([metrics[LEAF] < 0, *(np.isfinite(metrics[name]) for name in watched if name in metrics)], axis=0)
+    return np.all([np.isfinite(metrics[name]) for name in watched if name in metrics], axis=0)

@@ -146,22 +146,28 @@ def non_finite_message(
     step: int,
     directory: Any,
     *,
-    leaf: str,
     steps_before: int = 0,
 ) -> str:
-    """Says where a loss, gradient or the state stopped being finite, what was kept, and what usually helps.
+    """Says where a loss or gradient stopped being finite, what was kept, and what usually helps.
 
-    `step` is the position in `metrics`, before which the epoch had `steps_before` steps of other kinds; `leaf` names
-    the part of the state that is not finite where all losses and gradients are.
+    `step` is the position in `metrics`, before which the epoch had `steps_before` steps of other kinds.
     """
     names = [name for name in watched if name in metrics and not np.isfinite(metrics[name][step])]
-    what = f"{' and '.join(names)} became {metrics[names[0]][step]}" if names else f"{leaf} became NaN or infinite"
-    cause = "" if names else " Losses and gradients were finite: look at the optimiser and its learning rate."
-    helps = " A lower learning rate, a smaller grad_clip, or a look at the inputs usually helps." if names else cause
     kept = f", and are in {directory}" if directory is not None else ""
     return (
-        f"{what} in epoch {epoch}, step {steps_before + step} (both count from 0). The values from before that step "
-        f"are kept as `error.result`{kept}.{helps}"
+        f"{' and '.join(names)} became {metrics[names[0]][step]} in epoch {epoch}, step {steps_before + step} "
+        f"(both count from 0). The values from before that step are kept as `error.result`{kept}. A lower learning "
+        "rate, a smaller grad_clip, or a look at the inputs usually helps."
+    )
+
+
+def spoiled_message(leaf: str, epoch: int, step: int, directory: Any) -> str:
+    """Says which part of the state a step has spoiled, though its losses and gradients were finite."""
+    kept = f", and are in {directory}" if directory is not None else ""
+    return (
+        f"{leaf} of the state became NaN or infinite in epoch {epoch}, step {step} (both count from 0), though losses "
+        f"and gradients were finite. The values from before that step are kept as `error.result`{kept}. Look at the "
+        "optimiser: its learning rate, a schedule, or a clip."
     )
 
 

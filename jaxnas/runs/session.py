@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxnas.checks import check_answer
 from jaxnas.errors import Interrupted, RunError
-from jaxnas.programs.epoch import Call, gathered, told
+from jaxnas.programs.epoch import Call, gathered
 from jaxnas.runs.callback import Step, Stop
 from jaxnas.runs.checkpoints import Position
 from jaxnas.runs.directory import RunDirectory
@@ -120,13 +120,16 @@ class Session:
         if run.history or position != Position():
             self._progress.say(f"resuming {_where(position)} of {run.epochs}")
 
-    def follow(self, position: Position, steps_before: int, steps: int) -> Callable[[Call], bool]:
+    def follow(
+        self, position: Position, steps_before: int, steps: int, sound: Callable[[Any], bool]
+    ) -> Callable[[Call], bool]:
         """What an epoch calls after each compiled call; it says whether to stop there.
 
         Args:
           position: at the beginning of the phase, or where in it the run is resumed.
           steps_before: steps of the epoch's earlier phases.
           steps: of the whole epoch.
+          sound: whether a state may be saved. If it may not, the epoch stops there, for the lane to fail.
         """
         entered = time.perf_counter()
         compiled, paced = 0.0, (entered, position.step)
@@ -136,12 +139,14 @@ class Session:
             now, new = time.perf_counter(), call.compile_seconds - compiled
             if new:
                 compiled, paced = call.compile_seconds, (now, call.done)
-            self._tell(Step(position.epoch, steps_before + call.done, steps, told(call.settled), new))
+            self._tell(Step(position.epoch, steps_before + call.done, steps, call.settled, new))
             since, first = paced
             needed = (call.steps - call.done) * (now - since) / max(call.done - first, 1)
             stop = self._asked or self._out_of_time(needed)
             if not (stop or self._save_is_due) or not np.any(call.fine):
                 return False
+            if not sound(call.state):
+                return True
             here = dataclasses.replace(
                 position,
                 step=call.done,
