@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ class Dataset:
         """Where the data come from and how they are augmented, for `config.json`."""
         augment = dataclasses.asdict(self.augment) if isinstance(self.augment, Augment) else self.augment
         custom = augment is not None and not isinstance(augment, dict)
-        return {"data": self.name, "data_source": self.source, "augment": repr(augment) if custom else augment}
+        described = re.sub(r" at 0x[0-9a-f]+", "", repr(augment)) if custom else augment
+        return {"data": self.name, "data_source": self.source, "augment": described}
 
     def example(self, batch_size: int = 1) -> jax.ShapeDtypeStruct:
         """Shape and dtype of what the model sees."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -63,11 +63,14 @@ class EpochProgram(NamedTuple):
         `[steps, B]`, or None for a batch of None. `state` is donated. An epoch that was cut off is resumed with
         `start`, the steps done, and `before`, their metrics. `after_call(Call) -> bool` is called after each compiled
         call; True ends the epoch there.
+      again: `(state, rng, streams, *, start=0, chunk=None)`: makes the steps again and yields `(steps done, state)`
+        after each call, of `chunk` steps. The next call takes the state's buffers.
       watched: metrics that must stay finite. Once one is not, the state no longer changes.
       layout: of the states: with S of them the state, the key and the streams have a leading axis S.
     """
 
     run: Callable[..., Epoch]
+    again: Callable[..., Iterator[tuple[int, Any]]]
     watched: Sequence[str]
     layout: Layout
 
@@ -98,10 +101,14 @@ def make_epoch(
     compiled: set[Any] = set()
     data = layout.share((images, labels))
 
-    def run(state, rng, streams, *, start=0, before=None, after_call=None) -> Epoch:
+    def sizes(streams) -> tuple[int, int]:
+        """Steps of the epoch, and of a call."""
         steps = next(s.shape[-2] for s in streams if s is not None)
         chunk = steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
-        chunk = max(d for d in range(1, min(chunk, steps) + 1) if steps % d == 0)
+        return steps, max(d for d in range(1, min(chunk, steps) + 1) if steps % d == 0)
+
+    def run(state, rng, streams, *, start=0, before=None, after_call=None) -> Epoch:
+        steps, chunk = sizes(streams)
         fine = _finite(before, watched).all(-1) if start else np.ones(rng.shape, bool)
         carry, collected, seconds, done = (
             (state, layout.place(jnp.asarray(fine))),
@@ -111,7 +118,7 @@ def make_epoch(
         )
         form = (chunk, *(s is None for s in streams))
         for first in range(start, steps, chunk):
-            part = tuple(None if s is None else s[..., first : first + chunk, :] for s in streams)
+            part = _part(streams, first, chunk)
             began = time.perf_counter()
             carry, metrics = call(carry, rng, part, *data, first)
             collected.append(metrics)
@@ -133,7 +140,20 @@ def make_epoch(
                 break
         return Epoch(carry[0], gathered(collected), seconds, done)
 
-    return EpochProgram(run, watched, layout)
+    def again(state, rng, streams, *, start=0, chunk=None) -> Iterator[tuple[int, Any]]:
+        steps, usual = sizes(streams)
+        chunk = chunk or usual
+        carry = state, layout.place(jnp.asarray(np.ones(rng.shape, bool)))
+        for first in range(start, steps, chunk):
+            carry, _ = call(carry, rng, _part(streams, first, chunk), *data, first)
+            yield first + chunk, carry[0]
+
+    return EpochProgram(run, again, watched, layout)
+
+
+def _part(streams: Sequence[Any], first: int, count: int) -> tuple[Any, ...]:
+    """What streams hold of so many steps."""
+    return tuple(None if s is None else s[..., first : first + count, :] for s in streams)
 
 
 def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str]) -> Callable:

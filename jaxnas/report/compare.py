@@ -16,7 +16,7 @@ from jaxnas.model.architecture import decision_text
 from jaxnas.model.space import Space
 from jaxnas.report.payload import payload
 from jaxnas.runs import reading as runs
-from jaxnas.runs.directory import NOT_COMPARED
+from jaxnas.runs.entering import NOT_COMPARED
 
 Record = Mapping[str, Any]
 

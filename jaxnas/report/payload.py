@@ -320,7 +320,7 @@ def _final(run: Path, history: Sequence[Record]) -> dict[str, Any] | None:
 def _configuration(config: Record) -> list[list[str]]:
     rows = []
     for name, value in config.items():
-        if name in ("space", "graph"):
+        if name in ("space", "graph", "fingerprints"):
             continue
         if isinstance(value, Mapping):
             rows += [[f"{name}.{inner}", _text(v)] for inner, v in value.items()]

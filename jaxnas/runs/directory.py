@@ -34,7 +34,7 @@ from jaxnas import files
 from jaxnas.errors import RunEndedError, RunError
 from jaxnas.runs import checkpoints, schema
 from jaxnas.runs.checkpoints import Position
-from jaxnas.runs.entering import absolute, check_ours, plain, read_or_none, short, versions
+from jaxnas.runs.entering import NOT_COMPARED, absolute, check_ours, differences, plain, read_or_none, versions
 from jaxnas.runs.locking import Lock
 from jaxnas.runs.reading import (
     ARCH,
@@ -70,9 +70,6 @@ __all__ = [
 
 State = TypeVar("State")
 
-NOT_COMPARED = ("versions", "graph", "changes")
-"""Entries of `config.json` that say nothing of what was asked for."""
-
 
 class RunDirectory:
     """Writes a run's files; every method does nothing where no directory was asked for.
@@ -84,6 +81,7 @@ class RunDirectory:
     Attributes:
       path: the directory, or None.
       checkpoints: where its checkpoints lie: in it, or beside it where several seeds have theirs in common.
+      changed: whether a run of another configuration is continued in it.
 
     Raises:
       RunError: if `path` is empty or no name of a file.
@@ -92,6 +90,7 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike | None, checkpoints: Path | None = None):
         self.path = None if path is None else absolute(path)
         self.checkpoints = checkpoints if checkpoints is not None or self.path is None else self.path / "checkpoints"
+        self.changed = False
         self._config: dict[str, Any] = {}
         self._history: list[dict[str, Any]] = []
 
@@ -126,17 +125,17 @@ class RunDirectory:
             self._write_history()  # of a false start
             return
         ended, damage = self._ended()
-        differences = self._differences(config)
-        other = f" of another configuration: {differences}" if differences else ""
+        different = self._differences(config)
+        other = f" of another configuration: {different}" if different else ""
         if ended is not None:
             if ended == "finished":
                 checkpoints.remove(self.path / "checkpoints")  # a process was killed before it did
-            error = RunEndedError if ended == "finished" and resume and not differences else RunError
+            error = RunEndedError if ended == "finished" and resume and not different else RunError
             raise error(
                 f"{self.path} holds a run already, which has {ended}{',' if other else ''}{other}. Choose another "
                 "directory, or remove this one."
             )
-        if differences and resume != "force":
+        if different and resume != "force":
             raise RunError(
                 f"{self.path} holds a run{other}. It was interrupted; give the same to continue it, choose another "
                 'directory, or continue it all the same with resume="force".'
@@ -156,13 +155,14 @@ class RunDirectory:
             warnings.warn(f"{damage} The run continues from its last checkpoint.", RuntimeWarning, stacklevel=5)
             with contextlib.suppress(OSError):
                 os.replace(self.path / RESULT, self.path / f"{RESULT}.damaged")
-        if differences:
+        if different:
             warnings.warn(
-                f"{self.path}: the run continues with another configuration: {differences}.",
+                f"{self.path}: the run continues with another configuration: {different}.",
                 RuntimeWarning,
                 stacklevel=5,
             )
-            changes = [*self._config.get("changes", []), differences]
+            self.changed = True
+            changes = [*self._config.get("changes", []), different]
             self._config = {**plain(config), "versions": self._config["versions"], "changes": changes}
             self._write_json(CONFIG, self._config)
 
@@ -182,8 +182,8 @@ class RunDirectory:
             raise RunError(f"{damage} There is no checkpoint to continue from; remove {self.path} to run it again.")
         if ended is None:
             return False
-        if (differences := self._differences(config)) and resume != "force":
-            raise RunError(f"{self.path} holds a run already, of another configuration: {differences}.")
+        if (different := self._differences(config)) and resume != "force":
+            raise RunError(f"{self.path} holds a run already, of another configuration: {different}.")
         tidy(self.path)
         return True
 
@@ -198,10 +198,8 @@ class RunDirectory:
 
     def _differences(self, config: Mapping[str, Any]) -> str:
         """In which entries the configuration of the run that is there differs, in words; empty if in none."""
-        before = self._config = self._config_before()
-        now = plain(config)
-        differ = [k for k in {**before, **now} if k not in NOT_COMPARED and before.get(k) != now.get(k)]
-        return "; ".join(f"{k} was {short(before.get(k))}, is now {short(now.get(k))}" for k in differ)
+        self._config = self._config_before()
+        return differences(self._config, plain(config))
 
     def _config_before(self) -> dict[str, Any]:
         """The configuration of the run that is there: its checkpoint's, with which the file is made to agree."""

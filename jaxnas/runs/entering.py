@@ -19,6 +19,25 @@ from jaxnas.runs import schema
 from jaxnas.runs.reading import CONFIG, read_object
 from jaxnas.version import __version__
 
+NOT_COMPARED = ("versions", "graph", "changes", "fingerprints")
+"""Entries of `config.json` that say nothing of what was asked for. (Fingerprints are compared one by one.)"""
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In which entries two configurations differ, in words; empty if in none.
+
+    Fingerprints that only one of them has, the other being of another version, are no difference.
+    """
+    differ = {key: (before.get(key), now.get(key)) for key in {**before, **now} if key not in NOT_COMPARED}
+    old, new = before.get("fingerprints", {}), now.get("fingerprints", {})
+    for name in [name for name in old if name in new]:
+        if isinstance(old[name], dict) and isinstance(new[name], dict):
+            keys = {**old[name], **new[name]}
+            differ |= {f"{name}/{key}": (old[name].get(key), new[name].get(key)) for key in keys}
+        else:
+            differ[f"the fingerprint of {name}"] = (old[name], new[name])
+    return "; ".join(f"{name} was {short(a)}, is now {short(b)}" for name, (a, b) in differ.items() if a != b)
+
 
 def absolute(path: str | os.PathLike) -> Path:
     """A run directory, wherever the process goes later. Raises RunError if it is no name of a directory."""

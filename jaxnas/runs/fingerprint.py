@@ -11,11 +11,25 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.data import Dataset
+
 _BLOCKS, _BLOCK = 64, 2**16
 """Of an array of more than 4 MiB so many blocks of so many bytes are read."""
 
 _DEEPEST = 12
 """How far functions are followed into those that they close over; a circle ends there too."""
+
+
+def fingerprints(dataset: Dataset, **functions: Any) -> dict[str, Any]:
+    """What `config.json` holds, as `fingerprints`, of what it cannot hold itself.
+
+    Args:
+      dataset: the data.
+      **functions: what else the run depends on, by its name; see `function_fingerprint`.
+    """
+    parts = (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test, dataset.mean, dataset.std)
+    functions = {"augment": dataset.augment, **functions}
+    return {"data": data_fingerprint(*parts), **{name: function_fingerprint(fn) for name, fn in functions.items()}}
 
 
 def data_fingerprint(*arrays: Any) -> str:
@@ -87,7 +101,12 @@ def _place(fn: Any) -> str:
 
 
 def _source(fn: Callable) -> str:
-    """The source, or the compiled code where there is none; a lambda's line may hold others, so both."""
+    """The source, or the compiled code where there is none; a lambda's line may hold others, so both.
+
+    Nothing of our own functions: another version of ours may continue a run.
+    """
+    if (getattr(fn, "__module__", None) or "").split(".")[0] == "jaxnas":
+        return ""
     try:
         source = inspect.getsource(fn)
     except (OSError, TypeError):
@@ -99,8 +118,13 @@ def _source(fn: Callable) -> str:
 
 
 def _code(code: Any) -> str:
-    constants = [_code(each) if inspect.iscode(each) else repr(each) for each in code.co_consts]
+    constants = [_code(each) if inspect.iscode(each) else _ordered(each) for each in code.co_consts]
     return f"{code.co_code.hex()} {code.co_names} {constants}"
+
+
+def _ordered(value: Any) -> str:
+    """The repr of a value; of a set in an order that is the same in every process."""
+    return repr(sorted(map(repr, value))) if isinstance(value, (set, frozenset)) else repr(value)
 
 
 def _bound(fn: Any, depth: int) -> list[str]:
@@ -132,7 +156,7 @@ def _value(value: Any, depth: int) -> str:
     if inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, (functools.partial, tuple)):
         return _named(value, depth - 1)
     try:
-        text = repr(value)
+        text = _ordered(value)
     except Exception:
         text = type(value).__qualname__
     return f"{type(value).__qualname__} {re.sub(r' at 0x[0-9a-f]+', '', text)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -12,11 +13,12 @@ import numpy as np
 
 from jaxnas.errors import NonFiniteLossError
 from jaxnas.model.serialization import export
-from jaxnas.programs.epoch import EpochProgram, first_bad, own_buffers
+from jaxnas.programs.epoch import Epoch, EpochProgram, first_bad, own_buffers
+from jaxnas.programs.watching import Spoiled, find_spoiled, host_copy, not_finite
 from jaxnas.runs.callback import Stop
 from jaxnas.runs.checkpoints import Position
 from jaxnas.runs.lane import Lane
-from jaxnas.runs.progress import non_finite_message
+from jaxnas.runs.progress import bad_validation_message, non_finite_message, spoiled_message
 from jaxnas.runs.session import Session
 
 
@@ -165,25 +167,36 @@ def _run_phases(
     for i, phase in enumerate(phases):
         drawn = [task.draw(lane.run.seed, at.epoch, i) for lane in lanes]
         rngs = [each.review for each in drawn]
-        if i >= at.phase:
-            entered, follow = time.perf_counter(), session.follow(at, steps_before, steps)
+        while i >= at.phase:  # once, unless a lane fails within it
+            entered, before = time.perf_counter(), host_copy(state)
             streams = layout.join([each.streams for each in drawn])
             augment = layout.join([each.augment for each in drawn])
+            sound = functools.partial(_all_sound, program, session, before)
+            follow = session.follow(at, steps_before, steps, sound)
             ran = program.run(state, augment, streams, start=at.step, before=at.metrics, after_call=follow)
             state, stepped = ran.state, stepped or ran.done > at.step
-            _fail_where_not_finite(task, program, session, state, ran.metrics, at.epoch, steps_before)
+            spoiled = functools.partial(find_spoiled, program, before, augment, streams, start=at.step)
+            _fail_where_not_finite(task, program, session, before, ran, spoiled, at.epoch, steps_before)
             if session.stopped or not session.active:
                 return stepped, state, at, rngs
-            parts = layout.parts(ran.metrics)
-            at = Position(
-                epoch=at.epoch,
-                phase=i + 1,
-                record=at.record | {name: [float(own[name].mean()) for own in parts] for name in ran.metrics},
+            at = dataclasses.replace(
+                at,
+                step=ran.done,
+                metrics=ran.metrics,
                 seconds=at.seconds + time.perf_counter() - entered,
                 compile_seconds=at.compile_seconds + ran.compile_seconds,
             )
+            if ran.done == phase.steps:
+                means = {name: [float(own[name].mean()) for own in layout.parts(ran.metrics)] for name in ran.metrics}
+                at = dataclasses.replace(at, phase=i + 1, step=0, metrics={}, record=at.record | means)
         steps_before += phase.steps
     return stepped, state, at, rngs
+
+
+def _all_sound(program: EpochProgram, session: Session, before: Any, state: Any) -> bool:
+    """Whether no lane that has not ended has a state with values that were finite before the phase, and are not now."""
+    parts = zip(session.lanes, program.layout.parts(before), program.layout.parts(state), strict=True)
+    return all(lane.ended or not_finite(was, now) is None for lane, was, now in parts)
 
 
 def _review_all(
@@ -239,35 +252,68 @@ def _end_epoch(
 
 def _finish(task: Task, session: Session, lane: Lane, state: Any, found: Review, stop: Stop | None) -> None:
     outcome, history = task.outcome(lane, state, found), lane.run.history
-    if found.arch is not None and lane.directory.path is not None:
-        export(found.arch, lane.directory.path / "final_arch.json")
     scored = history[-1 if stop is None or stop.epoch is None else stop.epoch]
+    wrong = [name for name, value in scored.items() if name.endswith("_loss") and not _is_finite(value)]
+    if wrong:
+        epoch, where = scored["epoch"], lane.directory.path
+        steps = sum(phase.steps for phase in task.phases(epoch))
+        message = bad_validation_message(wrong, epoch, where)
+        _fail(task, session, lane, outcome, message, epoch, steps)
+        return
+    _export(lane, found.arch)
     scores = {k: v for k, v in scored.items() if isinstance(v, float) and not k.endswith("seconds")}
     session.finish(lane, {**task.summary(outcome), **scores}, outcome.variables, stop)
     lane.result = outcome
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and bool(np.isfinite(value))  # a record that was read from JSON has None for NaN
 
 
 def _fail_where_not_finite(
     task: Task,
     program: EpochProgram,
     session: Session,
-    state: Any,
-    metrics: dict[str, np.ndarray],
+    before: Any,
+    ran: Epoch,
+    find: Callable[..., Spoiled | None],
     epoch: int,
     steps_before: int,
 ) -> None:
-    """Ends the lanes one of whose losses or gradients was not finite, in a phase with so many steps before it."""
-    states: list[Any] | None = None
-    for place, (lane, own) in enumerate(zip(session.lanes, program.layout.parts(metrics), strict=True)):
-        bad = None if lane.ended else first_bad(own, program.watched)
-        if bad is None:
+    """Ends the lanes one of whose losses, gradients or states was not finite, in a phase after so many steps.
+
+    `find` makes the phase again to find the step that spoiled the state of the lane at a `place`.
+    """
+    layout, states = program.layout, _states(program, ran.state)
+    parts = [layout.parts(each) for each in (ran.metrics, before)]
+    for place, (lane, metrics, was) in enumerate(zip(session.lanes, *parts, strict=True)):
+        if lane.ended:
             continue
-        states = states or _states(program, state)
-        where, step = lane.directory.path, steps_before + bad
-        message = non_finite_message(own, program.watched, epoch, bad, where, steps_before=steps_before)
-        result = task.outcome(lane, states[place], None)
-        failed = {"status": "failed", "error": message, "epoch": epoch, "step": step, **task.summary(result)}
-        lane.directory.finish(failed, result.variables, keep_checkpoints=True)
-        lane.result, lane.error = result, NonFiniteLossError(message, epoch=epoch, step=step, result=result)
-        if len(session.lanes) > 1:  # else the error says it
-            session.say(f"failed: {lane.error}", lane)
+        state, bad, where = states[place], first_bad(metrics, program.watched), lane.directory.path
+        leaf = not_finite(was, state)
+        if leaf is not None:
+            found = find(place=place) or Spoiled(ran.done - 1 if bad is None else bad, leaf, was)
+            step, state = steps_before + found.step, jax.device_put(found.state)
+            message = spoiled_message(found.leaf, epoch, step, where)
+        elif bad is not None:
+            step = steps_before + bad
+            message = non_finite_message(metrics, program.watched, epoch, bad, where, steps_before=steps_before)
+        else:
+            continue
+        _fail(task, session, lane, task.outcome(lane, state, None), message, epoch, step)
+
+
+def _fail(task: Task, session: Session, lane: Lane, result: Any, message: str, epoch: int, step: int) -> None:
+    """Ends a lane that has failed, with what was reached before."""
+    summary = task.summary(result)
+    _export(lane, summary.get("arch"))
+    failed = {"status": "failed", "error": message, "epoch": epoch, "step": step, **summary}
+    lane.directory.finish(failed, result.variables, keep_checkpoints=True)
+    lane.result, lane.error = result, NonFiniteLossError(message, epoch=epoch, step=step, result=result)
+    if len(session.lanes) > 1:  # else the error says it
+        session.say(f"failed: {lane.error}", lane)
+
+
+def _export(lane: Lane, arch: dict[str, Any] | None) -> None:
+    if arch and lane.directory.path is not None:
+        export(arch, lane.directory.path / "final_arch.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from jaxnas.checks import OPTIONS, check_callbacks, check_options
 from jaxnas.programs.losses import LossFn
@@ -57,7 +57,11 @@ class RunOptions(TypedDict, total=False):
         "Steps in one compiled call. Default: 1 on CPU, where gradients of convolutions are slow inside a loop, else "
         "the largest divisor of the epoch's steps up to 50.",
     ]
-    resume: Annotated[bool, "False refuses a `workdir` that holds an interrupted run, instead of resuming it."]
+    resume: Annotated[
+        bool | Literal["force"],
+        "False refuses a `workdir` that holds an interrupted run, instead of resuming it. A run whose configuration, "
+        'data, model or functions were others is refused too, with the differences; "force" resumes it all the same.',
+    ]
     checkpoint_minutes: Annotated[
         float | None,
         "Minutes between checkpoints within an epoch, or None. There is always one after each epoch.",
@@ -93,7 +97,7 @@ class Running:
     """How a run is carried out. Only `steps_per_call` changes what comes out. For the fields see `RunOptions`."""
 
     workdir: str | os.PathLike | None
-    resume: bool
+    resume: bool | Literal["force"]
     progress: bool | Callable[[dict], None]
     callbacks: Sequence[Callback]
     steps_per_call: int | None

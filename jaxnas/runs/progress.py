@@ -160,6 +160,26 @@ def non_finite_message(
     )
 
 
+def spoiled_message(leaf: str, epoch: int, step: int, directory: Any) -> str:
+    """Says which part of the state a step has spoiled, though its losses and gradients were finite."""
+    kept = f", and are in {directory}" if directory is not None else ""
+    return (
+        f"{leaf} of the state became NaN or infinite in epoch {epoch}, step {step} (both count from 0), though losses "
+        f"and gradients were finite. The values from before that step are kept as `error.result`{kept}. Look at the "
+        "optimiser: its learning rate, a schedule, or a clip."
+    )
+
+
+def bad_validation_message(names: Sequence[str], epoch: int, directory: Any) -> str:
+    """Says that the last validation gave losses that are not finite, though all steps were, and what was kept."""
+    kept = f", and are in {directory}" if directory is not None else ""
+    return (
+        f"{' and '.join(names)} became NaN or infinite in the last validation, after epoch {epoch} (which counts from "
+        f"0). The values from there are kept as `error.result`{kept}. All steps were finite: look at what the model "
+        "does otherwise where it is not trained, such as batch statistics, and at the data."
+    )
+
+
 def _bar() -> Any:
     """A rich progress bar if there is a terminal (or a notebook) to show it, else None."""
     try:

@@ -185,6 +185,7 @@ _CONFIG = _object(
         "graph": _or_none(_GRAPH),
         "versions": _map(_TEXT),
         "changes": _list(_TEXT),
+        "fingerprints": _OBJECT,
     },
 )
 _RECORD = _object(

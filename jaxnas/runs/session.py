@@ -7,6 +7,7 @@ import dataclasses
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -84,9 +85,16 @@ class Session:
         """The state and position to continue from: those given, and the beginning, if nothing is saved.
 
         Raises:
-          RunError: if everything that is saved is damaged, or belongs to another model.
+          RunError: if everything that is saved is damaged, belongs to another model, or has as many epochs already.
         """
         state, position = self._directory.restore(state)
+        epochs, path = self.lanes[0].run.epochs, self._directory.path
+        if position.epoch >= epochs:  # another configuration, by force
+            raise RunError(f"{path}: has {position.epoch} epochs already; epochs={epochs} leaves nothing to do.")
+        if self._directory.changed and position != (start := Position(position.epoch)):
+            said = f"{path}: epoch {position.epoch + 1} begins again, since the run was stopped within it."
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
+            position = start
         for lane in self.active:
             lane.run.history[:] = lane.directory.rewind(position.epoch)
         return state, position
@@ -112,13 +120,16 @@ class Session:
         if run.history or position != Position():
             self._progress.say(f"resuming {_where(position)} of {run.epochs}")
 
-    def follow(self, position: Position, steps_before: int, steps: int) -> Callable[[Call], bool]:
+    def follow(
+        self, position: Position, steps_before: int, steps: int, sound: Callable[[Any], bool]
+    ) -> Callable[[Call], bool]:
         """What an epoch calls after each compiled call; it says whether to stop there.
 
         Args:
           position: at the beginning of the phase, or where in it the run is resumed.
           steps_before: steps of the epoch's earlier phases.
           steps: of the whole epoch.
+          sound: whether a state may be saved. If it may not, the epoch stops there, for the lane to fail.
         """
         entered = time.perf_counter()
         compiled, paced = 0.0, (entered, position.step)
@@ -134,6 +145,8 @@ class Session:
             stop = self._asked or self._out_of_time(needed)
             if not (stop or self._save_is_due) or not np.any(call.fine):
                 return False
+            if not sound(call.state):
+                return True
             here = dataclasses.replace(
                 position,
                 step=call.done,

@@ -30,6 +30,7 @@ from jaxnas.programs.tracing import check_fit, check_trainable
 from jaxnas.runs import loop
 from jaxnas.runs.callback import Run
 from jaxnas.runs.directory import RunDirectory
+from jaxnas.runs.fingerprint import data_fingerprint, fingerprints, function_fingerprint
 from jaxnas.runs.lane import Lane, make_lane
 from jaxnas.runs.loop import Draw, Phase, Review, Where
 from jaxnas.runs.options import RUN_DEFAULTS, RunOptions, running_of
@@ -152,22 +153,16 @@ def fit(
     given = {"aux_weight": chosen["aux_weight"], "fixed": dict(model.arch) if isinstance(model, FixedModel) else None}
     loss_fn, metrics = objective(chosen["loss_fn"], chosen["metrics"], dataset, output, **given)
     steps = len(dataset.x_train) // batch_size
-    optimizer = _clipped(optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps), grad_clip)
+    clipped = _clipped(optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps), grad_clip)
     if variables is not None:
         check_fit(functions, variables, dataset.example())
 
     running = running_of(chosen)
     directory = RunDirectory(running.workdir)
-    config = {
-        "model": type(model).__name__,
-        **dataset.describe(),
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "inherited": variables is not None,
-        "grad_clip": grad_clip,
-        **_prediction(model, dataset),
-    }
+    config = _config(model, dataset, {**chosen, "seed": seed}, variables)
+    if directory.path is not None:
+        known = {"loss_fn": chosen["loss_fn"], "metrics": chosen["metrics"], "optimizer": optimizer}
+        config["fingerprints"] = {**_model_fingerprints(model, variables), **fingerprints(dataset, **known)}
     run = Run(
         workdir=directory.path,
         config=config,
@@ -181,7 +176,7 @@ def fit(
         seed=seed,
         validate_every=test_every,
     )
-    step = _make_step(functions, optimizer, loss_fn, metrics, steps=epochs * steps)
+    step = _make_step(functions, clipped, loss_fn, metrics, steps=epochs * steps)
     images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     program = make_epoch(
         step, dataset, images=images, labels=labels, watched=_WATCHED, steps_per_call=running.steps_per_call
@@ -190,16 +185,37 @@ def fit(
     with Session(running, directory, config) as session:
         lane = make_lane(run, running, directory)
         session.add(lane)
-        [result] = loop.run(FitTask(run, functions, optimizer, variables, evaluate), program, session)
+        [result] = loop.run(FitTask(run, functions, clipped, variables, evaluate), program, session)
         if lane.error is not None:
             raise lane.error
         return result
 
 
-def _prediction(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
-    """What `config.json` says for predictions: how to build the model, and how to prepare examples for it."""
+def _config(
+    model: nn.Module, dataset: Dataset, options: Mapping[str, Any], variables: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What `config.json` holds; for predictions also how to build the model, and how to prepare examples for it."""
     form = model_form(model, dataset.preprocessing)
-    return {"preprocessing": form["preprocessing"], "predicts": form}
+    return {
+        "model": type(model).__name__,
+        **dataset.describe(),
+        **{name: options[name] for name in ("epochs", "batch_size", "seed", "grad_clip")},
+        "inherited": variables is not None,
+        "preprocessing": form["preprocessing"],
+        "predicts": form,
+    }
+
+
+def _model_fingerprints(model: nn.Module, variables: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Of the model, its architecture if it is fixed, and the variables it starts from."""
+    fixed = isinstance(model, FixedModel)
+    found: dict[str, Any] = {"model": function_fingerprint(model.open.model if fixed else model)}
+    if fixed:
+        found["arch"] = dict(model.arch)
+    if variables is not None:
+        leaves = jax.device_get(jax.tree.leaves(dict(variables)))
+        found["variables"] = f"{len(leaves)} arrays {data_fingerprint(*leaves).split()[-1]}"
+    return found
 
 
 def _clipped(optimizer: optax.GradientTransformation, grad_clip: float | None) -> optax.GradientTransformation:

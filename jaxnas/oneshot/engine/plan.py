@@ -21,6 +21,7 @@ from jaxnas.programs.layout import BATCHINGS
 from jaxnas.programs.losses import Loss
 from jaxnas.programs.metrics import Metrics
 from jaxnas.programs.tracing import check_searchable
+from jaxnas.runs.fingerprint import fingerprints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Plan:
       weight_examples, arch_examples: int `[n]`, the training examples of the weights and of the architecture.
       weight_optimizer: what was given; None for the method's own.
       loss_fn, metrics: of (output, labels, arch), checked.
+      fingerprints: of the data and of what is given as functions; `{}` where no files are written.
       For the others see `SearchOptions`.
     """
 
@@ -53,6 +55,7 @@ class Plan:
     arch_lr: float | None
     weight_examples: np.ndarray
     arch_examples: np.ndarray
+    fingerprints: Mapping[str, Any]
 
     @property
     def steps(self) -> int:
@@ -86,6 +89,7 @@ class Plan:
             "aux_weight": self.aux_weight,
             "weight_optimizer": "paper" if self.weight_optimizer is None else "custom",
             **{name: getattr(self, name) for name in ("weight_lr", "arch_lr") if getattr(self, name) is not None},
+            **({"fingerprints": dict(self.fingerprints)} if self.fingerprints else {}),
         }
 
 
@@ -113,6 +117,8 @@ def make_plan(model_fn: Any, options: Mapping[str, Any]) -> Plan:
     parts = _split(seed, dataset, options["train_portion"])
     for part, whose in zip(parts, ("weights'", "architecture's"), strict=True):
         check_batch_size(options["batch_size"], len(part), whose)
+    functions = {name: options[name] for name in ("loss_fn", "metrics", "weight_optimizer")}
+    known = {} if options["workdir"] is None else fingerprints(dataset, model_fn=model_fn, **functions)
     same = ("epochs", "batch_size", "warmup_epochs", "validate_every", "train_portion", "aux_weight", "grad_clip")
     return Plan(
         model_fn=model_fn,
@@ -126,6 +132,7 @@ def make_plan(model_fn: Any, options: Mapping[str, Any]) -> Plan:
         arch_lr=options["arch_lr"],
         weight_examples=parts[0],
         arch_examples=parts[1],
+        fingerprints=known,
         **{name: options[name] for name in same},
     )
 

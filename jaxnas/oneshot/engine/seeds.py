@@ -140,7 +140,7 @@ def _as_one(
     configs = [{**own, **common} for own in configs]
     top = RunDirectory(running.workdir)
     with Session(running, top, config) as session:
-        ended = _ended(plans, configs, running)
+        ended = _ended(plans, configs, running, top.checkpoints)
         layout = make_layout(config["batching"], len(plans), one_path=procedure.algorithm.one_path)
         task, program = make_task(plans, procedure, layout=layout, steps_per_call=running.steps_per_call)
         for plan, own, before in zip(plans, configs, ended, strict=True):
@@ -174,8 +174,15 @@ def _began_with(path: Path | None, seeds: list[int]) -> str | None:
     return None
 
 
-def _ended(plans: Sequence[Plan], configs: Sequence[dict[str, Any]], running: Running) -> list[_Found | None]:
+def _ended(
+    plans: Sequence[Plan], configs: Sequence[dict[str, Any]], running: Running, checkpoints: Path | None = None
+) -> list[_Found | None]:
     """What the seeds that have ended had found; None for each of the others.
+
+    Args:
+      plans, configs: of each seed.
+      running: where to.
+      checkpoints: where those lie that the seeds have in common, if they do.
 
     Raises:
       RunEndedError: if all have finished.
@@ -186,7 +193,8 @@ def _ended(plans: Sequence[Plan], configs: Sequence[dict[str, Any]], running: Ru
     found: list[_Found | None] = []
     for plan, config in zip(plans, configs, strict=True):
         path = runs.seed_folder(running.workdir, plan.seed)
-        found.append(_read_back(path, plan) if RunDirectory(path).has_ended(config) else None)
+        directory = RunDirectory(path, checkpoints)
+        found.append(_read_back(path, plan) if directory.has_ended(config, resume=running.resume) else None)
     if all(found):
         RunDirectory(running.workdir).remove_checkpoints()  # a process may have been killed just before
         failed = [plan.seed for plan, one in zip(plans, found, strict=True) if one and one.error]

@@ -19,6 +19,7 @@ from jaxnas.programs.layout import ONE, Layout
 from jaxnas.programs.validation import RECALIBRATION_BATCHES, Validate, make_validation
 from jaxnas.runs.callback import Run
 from jaxnas.runs.directory import RunDirectory
+from jaxnas.runs.fingerprint import function_fingerprint
 from jaxnas.runs.lane import Lane
 from jaxnas.runs.loop import Draw, Phase, Review, Where
 from jaxnas.runs.progress import whole_batches
@@ -132,7 +133,10 @@ class SearchTask:
 
 def configuration(plan: Plan, method: Method, procedure: Procedure) -> dict[str, Any]:
     """What `config.json` holds, but for the dataflow among the choices, which takes a moment to find."""
-    return {**plan.settings(), "algorithm": method.name, **method.settings, **procedure.settings}
+    config = {**plan.settings(), "algorithm": method.name, **method.settings, **procedure.settings}
+    if "fingerprints" in config:
+        config["fingerprints"]["method"] = function_fingerprint(method.build)
+    return config
 
 
 def make_task(
