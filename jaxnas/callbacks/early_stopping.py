@@ -10,7 +10,7 @@ criterion              stops when                                          sourc
 `NoImprovement`        a metric no longer improves
 =====================  ==================================================  ====================
 
-Each keeps what it needs in the history, so that a resumed search decides as an uninterrupted one.
+Each keeps what it needs in the history, so that a resumed search decides as an uninterrupted one does.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class HessianEigenvalue(_Criterion):
 
     After each epoch the largest eigenvalue of the second derivative of the validation loss by the alphas is computed,
     exactly, on one batch of the architecture's examples (as the architecture step sees it, in training mode), and
-    recorded as `hessian_eigenvalue`. With λ(i) its mean over the last `window` epochs, the search stops at epoch i if
-    λ(i - window) / λ(i) < `ratio`, and the architecture of epoch i - window is the result. Zela et al., "Understanding
-    and Robustifying Differentiable Architecture Search", section 4.1 (arXiv 1909.09656).
+    recorded as `hessian_eigenvalue`. With λ(i) as its mean over the last `window` epochs, the search stops at epoch i
+    if λ(i - window) / λ(i) < `ratio`, and the architecture of epoch i - window is the result. Zela et al.,
+    "Understanding and Robustifying Differentiable Architecture Search", section 4.1 (arXiv 1909.09656).
 
     Args:
       window: epochs over which the eigenvalue is averaged, and how far back the search goes.
@@ -84,12 +84,12 @@ class HessianEigenvalue(_Criterion):
 class SkipConnections(_Criterion):
     """Stops when at least `most` skip connections would be chosen: DARTS+, criterion 1 (arXiv 1909.06035).
 
-    There it is two in a normal cell.
+    In the paper it is two in a normal cell.
 
     Args:
       most: how many are too many.
       names: the candidates that count as one.
-      prefix: only choices whose key begins so count, such as `"normal"`.
+      prefix: only choices whose key begins with this count, such as `"normal"`.
     """
 
     def __init__(self, most: int = 2, *, names: Collection[str] = SKIPS, prefix: str = ""):
@@ -143,7 +143,8 @@ class AlphaEntropy(_Criterion):
     """Stops when the mean entropy of the choices is below a bound; records it as `arch_entropy`.
 
     Args:
-      below: the bound. An entropy is 1 where all candidates are equally probable, 0 where one has them all.
+      below: the bound. An entropy is 1 if all candidates are equally probable, and 0 if one candidate has all the
+        probability.
     """
 
     def __init__(self, below: float):
@@ -205,7 +206,7 @@ class NoImprovement(_Criterion):
             if metrics["epoch"] + 1 >= self.run.epochs and not self._past(self.metric, metrics):
                 names = ", ".join(sorted(k for k, v in metrics.items() if isinstance(v, float)))
                 message = f"NoImprovement: no epoch had a metric {self.metric!r}; there are {names}."
-                warnings.warn(message, stacklevel=2)  # an error now would keep a whole search from ending
+                warnings.warn(message, stacklevel=2)  # an error now would keep a complete search from ending
             return None
         known = [record for record in [*self.run.history, metrics] if record.get(self.metric) is not None]
         sign = -1 if self._chosen is not None and self._chosen[1] == "min" else 1

@@ -11,7 +11,7 @@ from jaxnas.extras import how_to_install
 from jaxnas.version import __version__
 
 _LONG = ("search", "retrain")
-"""Commands that compile, so that nothing else is said for seconds."""
+"""Commands that compile, so that nothing else is printed for seconds."""
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     before, warnings.formatwarning = warnings.formatwarning, _as_one_line
     try:
         app()
-    except (ValueError, NonFiniteLossError, FileNotFoundError) as e:  # all of ours are ValueErrors but the second
+    except (ValueError, NonFiniteLossError, FileNotFoundError) as e:  # jaxnas' own are ValueErrors but the second
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(1) from None
     finally:

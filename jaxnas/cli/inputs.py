@@ -1,4 +1,4 @@
-"""From what a person typed to models and data."""
+"""Models and data from what a person typed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def import_model(spec: Any) -> Callable[[], Any]:
 
 
 def import_named(spec: str | None, option: str) -> Any:
-    """What `module:name` stands for; any other text as it is, being the name of something built in."""
+    """What `module:name` stands for; any other text is returned as it is: the name of something built in."""
     if spec is None or ":" not in spec:
         return spec
     return naming.import_named(spec, f"the value of {option}")

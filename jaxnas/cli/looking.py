@@ -14,7 +14,7 @@ from jaxnas.runs.progress import numbers
 
 
 def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]) -> None:
-    """Show what a search found, and how sure it is; of the DARTS space also as a Genotype."""
+    """Show what a search found, and how sure it is; in the DARTS space also as a Genotype."""
     from jaxnas.errors import RunError
     from jaxnas.runs import reading as runs
 
@@ -62,7 +62,7 @@ def _tests(ended: dict[str, Any]) -> str:
 
 
 def _genotype(space: Any, arch: Any) -> str | None:
-    """The text of an architecture of the DARTS space; None of others, and of those whose edges have no operation."""
+    """The genotype of an architecture of the DARTS space; None for others, and if an edge has no operation."""
     from jaxnas.errors import ArchitectureError
     from jaxnas.spaces import genotypes
 

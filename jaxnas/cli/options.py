@@ -33,9 +33,9 @@ Data = Annotated[str, typer.Option(help='"digits", an .npz file, or a tensorflow
 DataDir = Annotated[Path | None, typer.Option(help="Folder of prepared tensorflow-datasets.")]
 AugmentOption = Annotated[
     AugmentName,
-    typer.Option(help="The data set's own; nothing; crop and flip; or crop, flip and cutout of half the side."),
+    typer.Option(help="The data set's own; none; crop and flip; or crop, flip and cutout of half the side."),
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Resize images to this side, if theirs differ.")]
+ImageSize = Annotated[int | None, typer.Option(help="Resize images to this side length if theirs differs.")]
 UseTensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write scalars and histograms for TensorBoard.")]
 StopOnOption = Annotated[
     list[StopOn] | None,

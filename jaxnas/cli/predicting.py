@@ -23,7 +23,7 @@ def predict(
         Path | None, typer.Option(help="An .npz file for the outputs, and classes if there are any.")
     ] = None,
 ) -> None:
-    """Predict raw examples with a trained model; also without the data it was trained on."""
+    """Predict raw examples with a trained model; the data it was trained on is not needed."""
     import jaxnas
     from jaxnas.cli.inputs import import_model
     from jaxnas.errors import RunError

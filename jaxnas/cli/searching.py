@@ -33,7 +33,7 @@ from jaxnas.oneshot.engine.plan import first_seed
 app = typer.Typer(no_args_is_help=True, help="Search a model's choices.")
 
 _ELSEWHERE = ("data_dir", "workdir", "loss_fn", "metrics", "callbacks", "seeds")
-"""Options that a command has in another form."""
+"""Options that the command has in another form."""
 
 
 def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
@@ -97,7 +97,7 @@ def _last() -> dict[str, inspect.Parameter]:
 
 
 def _title(method: Callable) -> str:
-    """The head of a method's file: its name, its paper, and what it does."""
+    """The beginning of a method's file: its name, its paper, and what it does."""
     return inspect.getdoc(inspect.getmodule(method)) or ""
 
 

@@ -18,7 +18,7 @@ from jaxnas.signatures import arguments_of, options_of
 def shared_options(
     options: type, defaults: Mapping[str, Any], *, leave_out: Collection[str]
 ) -> dict[str, inspect.Parameter]:
-    """The options of a TypedDict that can be typed on a command line, but those left out."""
+    """The options of a TypedDict that can be typed on a command line, except those left out."""
     return {
         name: _parameter(name, option.type, defaults[name], option.text)
         for name, option in options_of(options).items()
@@ -52,7 +52,7 @@ def _parameter(name: str, annotation: Any, default: Any, text: str) -> inspect.P
 
 
 def _type_of(annotation: Any) -> Any:
-    """What a command line can read in the place of a type: it, or a part of a union; None if it can read nothing."""
+    """The type that a command line can read for a type: itself, or a part of a union; None if there is none."""
     if annotation in (int, float, bool, str) or typing.get_origin(annotation) in (Literal, tuple):
         return annotation
     if annotation is os.PathLike:

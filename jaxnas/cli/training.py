@@ -26,7 +26,7 @@ _ELSEWHERE = ("data_dir", "workdir", "loss_fn", "metrics", "callbacks")
 _RUN = Annotated[Path, typer.Argument(help="Run directory of a search.")]
 _INHERIT = Annotated[bool, typer.Option("--inherit/--no-inherit", help="Start from the supernet's weights.")]
 _MODEL = Annotated[str | None, typer.Option(help="The model, as module:name; default: the search's.")]
-_DATA = Annotated[str | None, typer.Option(help="Other data than the search's.")]
+_DATA = Annotated[str | None, typer.Option(help="Data, if other than the search's.")]
 _OUT = Annotated[Path | None, typer.Option(help="Where to; default: RUN/retrain, or retrain-2, …")]
 
 
@@ -43,7 +43,7 @@ def retrain(
     tensorboard: bool,
     **options: Any,
 ) -> None:
-    """Train what a search found, and test it."""
+    """Train the architecture that a search found, and test it."""
     config = runs.read_config(run)
     if runs.status(run) is None and not (run / "final_arch.json").exists():
         raise RunError(f"{run}: the search has not ended; the command that began it resumes it.")
@@ -56,7 +56,7 @@ def retrain(
     with ending_well(out):
         result = fit(fixed, dataset, variables=variables, workdir=out, callbacks=followers(tensorboard), **options)
         if len(result.history) < options["epochs"]:
-            print(f"to resume: the same command; what is done is in {out}")
+            print(f"to resume: the same command; what is done so far is in {out}")
             return
         scores = {name: value for name, value in numbers(result.history[-1]).items() if name.startswith("test_")}
         if result.test_accuracy is not None:

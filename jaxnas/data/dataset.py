@@ -93,7 +93,7 @@ class Dataset:
         return self.y_train.ndim == 1 and np.issubdtype(self.y_train.dtype, np.integer)
 
     def prepare(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """What the model sees of a batch of raw images; augmented if a key is given. For use inside jit."""
+        """A batch of raw images as the model sees it; augmented if a key is given. For use inside jit."""
         if rng is None or self.augment is None:
             return self._normalise(images)
         if not isinstance(self.augment, Augment):
@@ -110,7 +110,7 @@ class Dataset:
         return self.preprocessing(images)
 
     def describe(self) -> dict[str, Any]:
-        """Where the data come from and how they are augmented, for `config.json`."""
+        """Where the data comes from and how it is augmented, for `config.json`."""
         augment = dataclasses.asdict(self.augment) if isinstance(self.augment, Augment) else self.augment
         custom = augment is not None and not isinstance(augment, dict)
         described = re.sub(r" at 0x[0-9a-f]+", "", repr(augment)) if custom else augment
@@ -125,7 +125,7 @@ class Dataset:
     def save(self, path: str | os.PathLike) -> None:
         """Writes arrays and normalisation to an .npz file, which can be given as `data` anywhere.
 
-        For machines without the original, and to skip decoding. `augment` is not stored.
+        This is useful on machines without the original data, and to skip decoding. `augment` is not stored.
         """
         fields = {k: getattr(self, k) for k in _SAVED}
         path = Path(path)
@@ -203,7 +203,7 @@ _ONE_ARRAY = "expected one array, with a row for each example (several inputs pe
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact mean and deviation per channel of uint8 images, in 0..1, from their histograms."""
+    """Exact mean and standard deviation per channel of uint8 images, in 0..1, from their histograms."""
     channels = images.reshape(-1, images.shape[-1]).T if images.ndim == 4 else [images]
     mean, std = [], []
     for channel in channels:

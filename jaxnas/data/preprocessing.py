@@ -1,4 +1,4 @@
-"""What happens to raw examples before a model sees them, apart from the data set: for predictions elsewhere."""
+"""What happens to raw examples before a model sees them; independent of the data set, for predictions elsewhere."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Preprocessing:
     std: tuple[float, ...] | None = None
 
     def __call__(self, examples: jax.Array) -> jax.Array:
-        """What the model sees of raw examples `[N, …]`. For use inside jit.
+        """Raw examples `[N, …]` as the model sees them. For use inside jit.
 
-        uint8 is scaled to 0..1 and normalised; floats are float32 (float64 where that is enabled); other integers,
+        uint8 is scaled to 0..1 and normalised; floats become float32 (float64 if that is enabled); other integers,
         such as tokens, stay as they are.
         """
         if examples.dtype == jnp.uint8:
@@ -42,7 +42,7 @@ class Preprocessing:
         return examples
 
     def batch(self, examples: Any) -> np.ndarray:
-        """Raw examples `[N, …]` of this form; one example without the batch axis becomes a batch of one.
+        """Checks raw examples `[N, …]`; one example without the batch axis becomes a batch of one.
 
         Raises:
           DataError: if they have another shape, or another kind of numbers.
@@ -76,6 +76,6 @@ class Preprocessing:
 
 
 def read_preprocessing(fields: Mapping[str, Any]) -> Preprocessing:
-    """What `Preprocessing.described`, and JSON, made these fields of."""
+    """The preprocessing that `Preprocessing.described` and JSON wrote as these fields."""
     plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     return Preprocessing(**plain)

@@ -1,8 +1,8 @@
-"""Many candidates at once: those that are alike run as one, and their outputs are summed as one product.
+"""Many candidates at once: equal ones run as one, and their outputs are summed as one product.
 
 A compiler's time grows with the square of the number of terms in a sum: XLA computes the whole sum again in everything
-that uses it. So from `MANY` terms on they are stacked and multiplied by the vector of weights, and modules that
-are alike become one, vmapped over their stacked variables. Fewer are left as they are, to the bit.
+that uses it. So from `MANY` terms on they are stacked and multiplied by the vector of weights, and equal modules become
+one, vmapped over their stacked variables. Fewer are left as they are, to the bit.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from flax import linen as nn
 from jaxnas.model import functional
 
 MANY = 16
-"""From how many terms, or modules that are alike."""
+"""From how many terms, or equal modules, this is done."""
 
 
 def groups_alike(layers: Sequence[Any]) -> list[list[int]]:
-    """Groups of at least `MANY` positions whose layers differ in nothing but their variables.
+    """Groups of at least `MANY` positions whose layers differ only in their variables.
 
     They are plain modules with equal fields, none of which is a module: `nn.Dense(4)`, say, or a block with its layers
     inside. None takes an architecture.
@@ -42,9 +42,9 @@ def groups_alike(layers: Sequence[Any]) -> list[list[int]]:
 
 
 def run_alike(layers: Sequence[nn.Module], x: Any, options: Mapping[str, Any]) -> Any:
-    """The outputs of bound modules that are alike, stacked `[n, …]`. Initialises and updates their variables.
+    """The outputs of equal bound modules, stacked `[n, …]`. Initialises and updates their variables.
 
-    Random numbers (of fresh parameters, of dropout) are other ones than those of the modules one by one.
+    Random numbers (of fresh parameters, of dropout) differ from those of the modules one by one.
     """
     scopes = [layer.scope for layer in layers]
     one, _ = layers[0].unbind()
@@ -69,7 +69,7 @@ def run_alike(layers: Sequence[nn.Module], x: Any, options: Mapping[str, Any]) -
 
 
 def fan_out(x: Any, n: int) -> list[Any]:
-    """n times x, for as many uses whose gradients are then added as one sum of a stack."""
+    """x n times, for n uses whose gradients are then added as one sum of a stack."""
     copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n, *jnp.shape(leaf))), x)
     return [jax.tree.map(lambda leaf, i=i: leaf[i], copies) for i in range(n)]
 
@@ -105,7 +105,7 @@ def _fields(layer: nn.Module) -> dict[str, Any]:
 def _equal(a: Any, b: Any) -> bool:
     try:
         return a is b or (type(a) is type(b) and bool(a == b))
-    except (TypeError, ValueError):  # arrays, or what cannot be compared
+    except (TypeError, ValueError):  # arrays, or values that cannot be compared
         return False
 
 

@@ -2,7 +2,7 @@
 
 Both are Flax modules without parameters of their own, and pure functions of their inputs and of `arch`,
 the architecture (see `jaxnas.model.architecture` for the five kinds of value it may hold). So one model definition
-serves as supernet, as sampled path and as fixed model.
+is used as supernet, as sampled path and as fixed model.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class LayerChoice(nn.Module):
     *fixed* only that candidate is built, and a LayerChoice that is fixed to nothing (`()`) gives None.
 
     Candidates may hold parameters, batch statistics, dropout and further choices. Keyword arguments of the
-    call, and `arch`, reach those candidates that take them, so some may have a `train` argument and
+    call, and `arch`, reach those candidates that take them, so some can have a `train` argument and
     others not.
 
     Attributes:
       candidates: list or dict (name -> layer) of modules, or functions of `x`.
-      key: name of the decision; choices with one key share it. Default: the module's path in its model.
+      key: name of the decision; choices with the same key share it. Default: the module's path in its model.
       reduction: how several outputs become one: `"sum"`, `"mean"` (over the candidates whose weight or gate is not
         zero, as in NNI), `"concat"` (channels, the last axis) or `"none"` (a list).
       return_mask: also return what was chosen: weights `[n]` (gates at their indices, zeros elsewhere) or bool `[n]`.
-        Its length is that of `candidates`, also where a restriction has left some out.
+        Its length is that of `candidates`, even if a restriction has left some out.
     """
 
     candidates: Sequence[Any] | Mapping[str, Any]
@@ -78,11 +78,11 @@ class LayerChoice(nn.Module):
         Args:
           x: input of every candidate.
           arch: the architecture.
-          **kwargs: passed on to the candidates that take them. `train` (or `deterministic`) reaches each under the
-            name it has for it, and may be taken by none.
+          **kwargs: passed on to the candidates that take them. `train` (or `deterministic`) reaches each under the name
+            that the candidate uses, and need not be taken by any.
 
         Returns:
-          The reduced output; with `return_mask` a pair of it and the mask.
+          The reduced output; with `return_mask` a pair of the output and the mask.
 
         Raises:
           ArchitectureError: if `arch` has no fitting value, or candidates differ in output shape.
@@ -127,7 +127,7 @@ class LayerChoice(nn.Module):
         return _with_mask(self, reduce_chosen(self.reduction, self._run_some(run, x, value, key, labels)), mask)
 
     def _merge(self, layers: list[Any], x: Any, weights: jax.Array, options: Any) -> dict[tuple[int, ...], Any]:
-        """The weighted sums of those layers that can be run as one: convolutions, and many modules that are alike."""
+        """The weighted sums of those layers that can be run as one: convolutions, and many equal modules."""
         observed = self.is_initializing() or self.is_mutable_collection("intermediates")
         if self.reduction != "sum" or observed:
             return {}
@@ -200,14 +200,14 @@ class InputChoice(nn.Module):
     Attributes:
       n_candidates: number of tensors; or give
       choose_from: their names, usually the keys of the choices they come from, `NO_KEY` for others. Used in
-        exported files where they are all different. The call may then take a dict with these names.
+        exported files if they are all different. The call can then take a dict with these names.
       n_chosen: how many are chosen; None for any number from none to all.
       key: name of the decision; choices with one key share it. Default: the module's path in its model.
       reduction: `"sum"`, `"mean"` (over the chosen, or those whose weight or gate is not zero), `"concat"`
         (channels, the last axis; a traced mask keeps all channels and zeroes those not chosen) or `"none"`.
       return_mask: also return what was chosen; see `LayerChoice`.
       ranked: the candidates are LayerChoices, `choose_from` being their keys. DARTS then has no logits for this
-        choice: every input enters with weight 1, and those are chosen behind which the strongest layers are.
+        choice: every input enters with weight 1, and the inputs from the strongest layers are chosen.
     """
 
     n_candidates: int | None = None
@@ -241,12 +241,12 @@ class InputChoice(nn.Module):
         """Applies the choice.
 
         Args:
-          tensors: the candidates, in order; or a dict from the names in `choose_from`. A tensor that a fixed
-            architecture does not choose may be None.
+          tensors: the candidates, in order; or a dict with the names in `choose_from`. A tensor that a fixed
+            architecture does not choose can be None.
           arch: the architecture.
 
         Returns:
-          The reduced tensor (None if fixed to nothing); with `return_mask` a pair of it and the mask.
+          The reduced tensor (None if fixed to nothing); with `return_mask` a pair of the tensor and the mask.
 
         Raises:
           ArchitectureError: if `arch` has no fitting value, or tensors to be reduced differ in shape.

@@ -11,8 +11,8 @@ from jaxnas.model.architecture import ChoiceSpec
 def choice_entropy(spec: ChoiceSpec, weights: Sequence[float | None]) -> float | None:
     """Entropy of a choice, from 0 (decided) to 1 (all candidates equally likely).
 
-    k of n: the entropy of the n weights, which sum to k, each over k; scaled so that k equal ones give 0 and n give 1
-    (k = 1: over log n). Any subset: the mean entropy of the n gates, over log 2.
+    k of n: the entropy of the n weights (which sum to k), each divided by k; scaled so that k equal ones give 0 and n
+    give 1 (k = 1: divided by log n). Any subset: the mean entropy of the n gates, divided by log 2.
 
     Args:
       spec: the choice.
@@ -32,7 +32,7 @@ def choice_entropy(spec: ChoiceSpec, weights: Sequence[float | None]) -> float |
 
 
 def arch_entropy(space: Mapping[str, ChoiceSpec], probabilities: Mapping[str, Sequence[float | None]]) -> float:
-    """Mean over the choices of their entropy, from 0 to 1; those in which nothing is to be decided do not count.
+    """The mean entropy of the choices, from 0 to 1; choices in which there is nothing to decide do not count.
 
     Args:
       space: the choices.
@@ -54,7 +54,7 @@ HARDLY = 0.05
 def margin(spec: ChoiceSpec, weights: Sequence[float | None] | None) -> tuple[float, float] | None:
     """The probability of the weakest candidate that is chosen, and of the strongest that is not.
 
-    Of any subset: that of the input whose gate is nearest to 1/2, and 1/2.
+    For any subset: that of the input whose gate is nearest to 1/2, and 1/2.
 
     Args:
       spec: the choice.
@@ -73,7 +73,7 @@ def margin(spec: ChoiceSpec, weights: Sequence[float | None] | None) -> tuple[fl
 
 
 def sureness(spec: ChoiceSpec, weights: Sequence[float | None] | None) -> str:
-    """How sure a decision is, in words: `"0.507 to 0.493, hardly decided"`; empty where nothing is known."""
+    """How sure a decision is, in words: `"0.507 to 0.493, hardly decided"`; empty if nothing is known."""
     found = margin(spec, weights)
     if found is None:
         return ""

@@ -42,8 +42,8 @@ class FixedModel(nn.Module):
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """Calls the model. The first initialisation also checks the architecture against the model's space.
 
-        A model that must be told whether it trains, and is not, is called for evaluation (to be initialised, in
-        training, so that it makes all of its variables).
+        A model that needs a training flag and gets none is called for evaluation (for initialisation, in training mode,
+        so that it makes all of its variables).
 
         Raises:
           ArchitectureError: if the architecture does not fit the model.
@@ -54,7 +54,7 @@ class FixedModel(nn.Module):
                 apart.submit(check_fixed, self.open.model, self.arch, *specs).result()
         # On our own scope, so that parameters and keys have the names they have in the supernet.
         model = self.open.model.clone(parent=self.scope, name=None)
-        alike = (*functional.MODES, "progress")  # so that every fixed model can be called alike
+        alike = (*functional.MODES, "progress")  # so that every fixed model can be called in the same way
         passed: dict[str, Any] = {name: kwargs.pop(name) for name in alike if name in kwargs}
         passed = functional.accepted(model, passed)
         kwargs |= {**functional.required(model, len(inputs), train=self.is_initializing()), **passed}
@@ -72,7 +72,7 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
 
     Args:
       model_fn: anything that gives a Flax module when called without arguments, or a module. A restricted one
-        takes the architectures of the whole model that lie in its space.
+        takes the architectures of the complete model that lie in its space.
       architecture: a JSON file (see `load` for its forms) or a dict of decisions.
 
     Returns:
@@ -110,10 +110,10 @@ def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any
     """The supernet's variables for the candidates that a fixed or restricted model has.
 
     They have the same names and shapes in both. A model that stores its candidates in another way, such as stacked,
-    says how in an optional method, `inherited(self, variables, arch) -> variables`.
+    picks them in an optional method, `inherited(self, variables, arch) -> variables`.
 
     Args:
-      model: what `apply_fixed_architecture` or `restrict` gave.
+      model: from `apply_fixed_architecture` or `restrict`.
       variables: the supernet's, for instance `SearchResult.variables`, or those of a restricted model that has all that
         `model` has.
       *example_inputs: inputs of the model (arrays or `jax.ShapeDtypeStruct`s).

@@ -1,4 +1,4 @@
-"""What an architecture says of a choice that is being called."""
+"""What an architecture says about a choice that is being called."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def choice_key(choice: Any, arch: Any) -> str:
 
 
 def look_up(arch: Any, key: str, spec: ChoiceSpec) -> tuple[str, Any, ChoiceSpec]:
-    """What an architecture says of a choice: `(kind, value)` as `values.read_value` gives them, and what is left of it.
+    """What an architecture says about a choice: `(kind, value)` as `values.read_value` returns them, and its spec.
 
-    For modules that have choices and compute them in a way of their own. If the model is restricted, the spec has the
+    For modules that have choices and compute them in their own way. If the model is restricted, the spec has the
     indices of the candidates that are left, `original`, and the value counts these.
 
     Raises:
@@ -45,7 +45,7 @@ def look_up(arch: Any, key: str, spec: ChoiceSpec) -> tuple[str, Any, ChoiceSpec
 
 
 def mask_of(spec: ChoiceSpec, kind: str, value: Any) -> Any:
-    """What a value chooses of the whole choice: weights or bools `[n]`; a NumPy array if it is fixed."""
+    """What a value chooses from the complete choice: weights or bools `[n]`; a NumPy array if it is fixed."""
     n = spec.n_candidates
     if kind == "fixed":
         mask: Any = np.isin(np.arange(n), value)

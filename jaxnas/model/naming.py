@@ -1,4 +1,4 @@
-"""Models by name: how a run writes which model it is of, and importing it again."""
+"""Models by name: how a run records which model it belongs to, and how to import it again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def describe_model(model_fn: Any) -> str:
 
 
 def importable_name(model_fn: Any) -> str:
-    """As `describe_model`, but of a module that has only the defaults of its class, the name of the class."""
+    """As `describe_model`, but the name of the class for a module that has only the defaults of its class."""
     if isinstance(model_fn, nn.Module):
         try:
             default = type(model_fn)() == model_fn
@@ -38,7 +38,7 @@ def import_named(spec: str, what: str) -> Any:
       what: what it is, for messages, such as "the model".
 
     Raises:
-      RunError: if it is no such name, or there is nothing under it.
+      RunError: if it is not such a name, or names nothing.
     """
     module_name, _, name = spec.partition(":")
     if module_name == "__main__":

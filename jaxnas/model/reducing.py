@@ -54,7 +54,7 @@ def _combine(reduction: str, leaves: Sequence[jax.Array], count: Any) -> jax.Arr
 
 
 def check_shapes(key: str, outputs: Sequence[Any], labels: Sequence, *, but_last: bool = False) -> None:
-    """Raises ArchitectureError unless the outputs agree in shape, or in all of it but the last axis."""
+    """Raises ArchitectureError unless the outputs agree in shape, or in all axes but the last."""
 
     def form(output: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.shape(leaf)[:-1] if but_last else jnp.shape(leaf), output)

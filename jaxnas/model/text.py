@@ -1,4 +1,4 @@
-"""Short texts of what holds arrays, so that a notebook cell may end with anything."""
+"""Short texts for values that hold arrays, so that a notebook cell can end with anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def summary(tree: Any) -> str:
     """A pytree in a few words: `float32 [3, 4]`, `int32 7`, `{params: 12 arrays, 62,006 float32}`.
 
     Args:
-      tree: arrays, `jax.ShapeDtypeStruct`s, numbers, and what holds them. Values are shown only of single numbers.
+      tree: arrays, `jax.ShapeDtypeStruct`s, numbers, and containers of them. Values are shown only for single numbers.
     """
     if _is_array(tree):
         return _array(tree)

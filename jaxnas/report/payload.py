@@ -72,7 +72,7 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
 
 
 def waiting(run: str | os.PathLike) -> dict[str, Any]:
-    """What the page shows of a folder in which no run has begun."""
+    """What the page shows for a folder in which no run has begun."""
     status = {"state": "waiting", "text": "waiting for a run to begin", "detail": "", "last": None}
     empty: list[Any] = []
     return {
@@ -85,8 +85,8 @@ def waiting(run: str | os.PathLike) -> dict[str, Any]:
 def groups_of(keys: Sequence[str]) -> list[str]:
     """The group that each choice is listed in.
 
-    That is the key up to its first `/`, or without the digits it ends with; small groups that differ in such digits
-    only are one. Choices that are left alone are "others", and up to eight in all are one group.
+    This is the key up to its first `/`, or without the digits it ends with; small groups that differ only in such
+    digits are merged. Choices that remain single are "others", and up to eight choices in total are one group.
     """
     if len(keys) <= 8:
         return ["all choices"] * len(keys)
@@ -212,7 +212,7 @@ def _about(config: Record) -> str:
 
 
 def _status(run: Path, history: Sequence[Record], result: Record | None) -> dict[str, Any]:
-    """Where a run stands: `state` is running, interrupted, finished or failed; `last` the time of its last epoch."""
+    """The state of a run: `state` is running, interrupted, finished or failed; `last` the time of its last epoch."""
     state, detail = _going_on(run), ""
     if result is not None:
         state = "failed" if result.get("status") == "failed" else "finished"
@@ -230,7 +230,7 @@ def _facts(
 ) -> list[list[str]]:
     seconds = [_number(record.get("seconds")) or 0.0 for record in history]
     compiling = sum(_number(record.get("compile_seconds")) or 0.0 for record in history)
-    duration = duration_text(sum(seconds)) + (f", {duration_text(compiling)} of it compiling" if compiling else "")
+    duration = duration_text(sum(seconds)) + (f", {duration_text(compiling)} of which compiling" if compiling else "")
     size = f"{space.size:,}" if space.size < 10**9 else f"about {_power(space.size)}"
     facts = [["choices", str(len(space))], ["architectures", size]]
     versions = config.get("versions")
@@ -284,7 +284,7 @@ def _arch_text(arch: Mapping[str, Any]) -> str:
 
 
 def _training(folder: Path) -> dict[str, Any]:
-    """A row of the table of trainings; damage is told in the row, since the search is not concerned."""
+    """A row of the table of trainings; damage is reported in the row, since it does not concern the search."""
     try:
         config = runs.read_config(folder)
         result, history = runs.read_ended(folder), runs.read_history(folder)

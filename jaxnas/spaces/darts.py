@@ -23,11 +23,11 @@ from jaxnas.spaces.genotypes import CHOICES, NODES, OPERATIONS, describe_cells, 
 from jaxnas.spaces.layers import batch_norm, check_even_filters, check_positive
 
 _GIVEN = {"first": 2, "second": 1}
-"""In a row of normal cells, how many cells get their first and second input from outside the row."""
+"""In a row of normal cells, how many cells get their first and their second input from outside the row."""
 
 
 class Preparation(nn.Module):
-    """ReLU, 1×1 convolution (or a factorised reduction), normalisation: a cell's input brought to its form.
+    """ReLU, 1×1 convolution (or a factorised reduction), normalisation: it brings a cell's input to the cell's shape.
 
     Attributes:
       filters: channels of the cell.
@@ -77,7 +77,7 @@ class ReductionCell(nn.Module):
 class NormalCells(nn.Module):
     """Normal cells in a row, as one scanned cell: however many there are, one is compiled.
 
-    What the first cells get is prepared outside, since it comes from elsewhere and in another form.
+    The inputs of the first cells are prepared outside, since they come from elsewhere and in another shape.
 
     Attributes:
       count: number of cells, at least 1.
@@ -93,7 +93,7 @@ class NormalCells(nn.Module):
     def __call__(
         self, first: jax.Array, second: jax.Array, first_of_second: jax.Array | None, arch: Any, train: bool
     ) -> tuple[jax.Array | None, jax.Array]:
-        """The last two outputs `[B, H, W, 4 * filters]`, the first of them None if there is one cell.
+        """The last two outputs `[B, H, W, 4 * filters]`; the first of them is None if there is only one cell.
 
         Args:
           first, second: the inputs of the first cell.
@@ -197,7 +197,7 @@ class Darts(nn.Module):
         return describe_cells(self.cells)
 
     def inherited(self, variables: Mapping[str, Any], arch: Mapping[str, Any]) -> dict[str, Any]:
-        """Of a supernet's variables those that a fixed or restricted model has; see `jaxnas.inherit`."""
+        """The variables of a supernet that a fixed or restricted model has; see `jaxnas.inherit`."""
         names = {"reduce": "reduction", "normal": "normal"}
         kinds = {f"row_{i}_{names[kind]}": kind for i, (kind, _) in enumerate(rows(self.cells))}
 
@@ -214,7 +214,7 @@ class Darts(nn.Module):
 def darts(
     *, channels: int = 16, cells: int = 8, num_classes: int = 10, remat: bool = True, dtype: Any = jnp.float32
 ) -> Darts:
-    """The network in which DARTS searches: a stack of cells; all normal cells share their decisions, so do reductions.
+    """The network in which DARTS searches: a stack of cells; cells of one kind share their decisions.
 
     A cell has two inputs, the nodes 0 and 1, which are the outputs of the two cells before it, and four inner nodes.
     For both kinds of cell (`normal`, `reduce`) each edge from node j to node i is the choice `kind/i<-j`, one of none,
@@ -223,8 +223,8 @@ def darts(
     none. The output is the concatenation of the inner nodes. Cells `cells // 3` and `2 * cells // 3` halve the image
     and double the channels. All normalisation but that of the stem is without scale and offset.
 
-    With the defaults it has 1,930,618 parameters, as the authors'. `jaxnas.spaces.genotype_of(result.arch)` is what was
-    found as a `Genotype`, and `darts_evaluation` the network to train it in.
+    With the defaults it has 1,930,618 parameters, as the authors'. `jaxnas.spaces.genotype_of(result.arch)` gives the
+    result as a `Genotype`, and `darts_evaluation` is the network to train it in.
 
     The edges of a cell are one scanned edge, and normal cells of one size one scanned cell, so that compilation takes
     the same time for any number of cells. See docs/performance.md.
@@ -289,7 +289,7 @@ def _edges(
 
 
 def _in_front(leaf: jax.Array, count: int) -> jax.Array:
-    """A stack with so many zeros before it."""
+    """A stack with that many zeros before it."""
     return jnp.pad(leaf, [(count, 0)] + [(0, 0)] * (leaf.ndim - 1))
 
 
@@ -318,7 +318,7 @@ def _move(module: nn.Module, stats: Mapping[str, nn.Variable], moved: Mapping[st
 
 
 def _inherited(values: Mapping[str, Any], kind: str, arch: Any) -> dict[str, Any]:
-    """The rows that a cell of `arch` has of the stacks of a supernet, or of a model with fewer of its restrictions."""
+    """The rows that a cell of `arch` takes from the stacks of a supernet, or of a less restricted model."""
     axis, reduces, decisions = int(kind == "normal"), kind == "reduce", cell.read(kind, arch)
     steps = arch.steps if isinstance(arch, RestrictedArch) else ()
     wider = [cell.read(kind, RestrictedArch(Recorder(), steps[:i])) for i in range(len(steps) + 1)]
@@ -331,7 +331,7 @@ def _inherited(values: Mapping[str, Any], kind: str, arch: Any) -> dict[str, Any
         wanted = rows_of(name, decisions, reduces=reduces)
         if name in POOLS and decisions.kind == "fixed":  # in an open cell they belong to sources
             wanted = [ORDER[e][0] for e in wanted]
-        # Each restriction leaves a part of what the one before left, so the number of rows tells which they are.
+        # Each restriction leaves a part of what the previous one left, so the number of rows tells which they are.
         number = jax.tree.leaves(leaves)[0].shape[axis]
         have = next((rows for d in wider if len(rows := rows_of(name, d, reduces=reduces)) == number), None)
         if wanted and have is not None:

@@ -1,12 +1,12 @@
 """The cell of the DARTS search network as pure functions, written so that little is computed or compiled twice.
 
 The parameters of all edges of a cell are stacked, and one compiled edge is scanned over them, source by source: when
-the first edge from a node is reached, all edges to it are done. What an edge has without parameters (the pools)
-is computed once per source. Each edge keeps its input only for the gradient and is computed again there
-(rematerialisation), which on CPU is faster than to write its inner results to memory and read them.
+the first edge from a node is reached, all edges to it are done. The operations without parameters (the pools)
+are computed once per source. Each edge keeps its input only for the gradient and is computed again there
+(rematerialisation), which on CPU is faster than writing its inner results to memory and reading them.
 
-Edges that differ in their operations cannot be scanned: a cell of which a restriction has left only some is computed
-edge by edge, as a fixed one is. It has the parameters and costs of what is left, and compiles for longer.
+Edges that differ in their operations cannot be scanned: a restricted cell is computed edge by edge, as a fixed one is.
+It has the parameters and costs of the operations left, and takes longer to compile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ORDER = tuple(sorted(EDGES))
 """The edges `(source, node)` in the order in which they are computed: by source."""
 
 ENTERING = sum(source < 2 for source, _ in ORDER)
-"""How many of them, the first, start from the cell's inputs: those a reduction cell has of stride 2."""
+"""How many of them (the first ones) start from the cell's inputs: in a reduction cell these have stride 2."""
 
 
 class Decisions(NamedTuple):
@@ -38,8 +38,8 @@ class Decisions(NamedTuple):
       kind: `"weights"`, `"index"`, `"gated"` or `"fixed"`.
       operations: weights float `[14, 8]`, indices int `[14]`, `Gated` int and float `[14, k]`, or 14 names (None where
         an edge is not taken). In a restricted cell a list of such rows, each of its edge's own operations.
-      inputs: what a node takes of each edge, float `[14]`; None if fixed.
-      kept: of a restricted cell the operations left of each edge, none where no node may take it; else None.
+      inputs: the share of each edge that its node takes, float `[14]`; None if fixed.
+      kept: in a restricted cell the operations left for each edge, none if no node can take it; else None.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Decisions(NamedTuple):
 
 
 def read(kind: str, arch: Any) -> Decisions:
-    """What an architecture says of a kind of cell.
+    """What an architecture says about a kind of cell.
 
     If all of it is fixed, only that is built; if all operations are indices, gated or not, only those are computed;
     else everything is, with weights.
@@ -87,7 +87,7 @@ def read(kind: str, arch: Any) -> Decisions:
 
 
 def _whole(chosen: Sequence[int], spec: ChoiceSpec) -> list[int]:
-    """Indices of what is left of a choice as those of the whole one."""
+    """Indices among the candidates left of a choice, as indices of the complete one."""
     return [(spec.original or range(spec.n_candidates))[i] for i in chosen]
 
 
@@ -103,7 +103,7 @@ def _shares(way: str, value: Any, n: int) -> jax.Array:
 
 
 def _inputs(way: str, value: Any, spec: ChoiceSpec) -> jax.Array:
-    """What a node takes of each of its edges, float32, those left out included."""
+    """The share of each edge that its node takes, float32, including edges left out."""
     shares = _shares(way, value, spec.n_candidates)
     if spec.original is None:
         return shares
@@ -111,16 +111,16 @@ def _inputs(way: str, value: Any, spec: ChoiceSpec) -> jax.Array:
 
 
 def _paths(way: str, value: Any, count: int) -> Gated:
-    """An index, or gated paths, as so many gated paths: those added have the gate 0 and the first operation."""
+    """An index, or gated paths, as the given number of gated paths: added ones have gate 0 and the first operation."""
     index, gate = value if way == "gated" else (value, jnp.ones(1))
     missing = count - len(index)
     return Gated(jnp.pad(index, (0, missing)), jnp.pad(gate.astype(jnp.float32), (0, missing)))
 
 
 def users(name: str, decisions: Decisions, *, reduces: bool) -> list[int]:
-    """The edges that have parameters or statistics of an operation: all, those it is left of, or those fixed to it.
+    """The edges that have parameters or statistics of an operation: all, those that still have it, or fixed to it.
 
-    Skip connections have some where they halve the image.
+    Skip connections have some if they halve the image.
     """
     edges = range(len(ORDER)) if name != SKIP else range(ENTERING if reduces else 0)
     if decisions.kind == "fixed":
@@ -129,7 +129,7 @@ def users(name: str, decisions: Decisions, *, reduces: bool) -> list[int]:
 
 
 def rows_of(name: str, decisions: Decisions, *, reduces: bool) -> list[int]:
-    """What the rows of an operation's stacks belong to: edges; of pools in an open cell, whose edges share, sources."""
+    """What the rows of an operation's stacks belong to: edges; for the pools of an open cell, sources (edges share)."""
     using = users(name, decisions, reduces=reduces)
     if name not in POOLS or decisions.kind == "fixed":
         return using
@@ -179,7 +179,7 @@ def mixed_or_sampled(
 def fixed(
     inputs: Sequence[jax.Array], decisions: Decisions, params: Any, stats: Any, *, reduces: bool, train: bool
 ) -> tuple[jax.Array, Any]:
-    """As `mixed_or_sampled`, of a fixed cell: only what was chosen is there. Rows are those of `users`."""
+    """As `mixed_or_sampled`, for a fixed cell: only the chosen operations exist. Rows are those of `users`."""
     empty, moved = inputs[0][:, ::2, ::2] if reduces else inputs[0], stats
     nodes = [*inputs, *[jnp.zeros_like(empty)] * NODES]
     for e, (source, node) in enumerate(ORDER):
@@ -206,7 +206,7 @@ def _edge_by_edge(
     train: bool,
     remat: bool,
 ) -> tuple[jax.Array, Any]:
-    """As `mixed_or_sampled`, of a restricted cell."""
+    """As `mixed_or_sampled`, for a restricted cell."""
     kept: Any = decisions.kept
     empty = inputs[0][:, ::2, ::2] if reduces else inputs[0]
     nodes = [*inputs, *[jnp.zeros_like(empty)] * NODES]
@@ -237,7 +237,7 @@ def _edge_by_edge(
 
 
 def _per_source(decisions: Decisions, before: Any, after: Any) -> Any:
-    """The pools' statistics, scanned edge by edge, of each source."""
+    """The pools' statistics of each source, scanned edge by edge."""
     sources, merged = np.asarray(ORDER)[:, 0], dict(after)
     firsts = _first_of_source(np.arange(len(ORDER)))
     for name in POOLS:
@@ -251,11 +251,11 @@ def _per_source(decisions: Decisions, before: Any, after: Any) -> Any:
 
 
 def _mean_change(before: Any, after: Any, at: np.ndarray, ran: jax.Array) -> Any:
-    """Statistics `[rows, …]`, moved by the mean of what edges made of them.
+    """Statistics `[rows, …]`, moved by the mean over the edges that updated them.
 
     Args:
       before: `[rows, …]`.
-      after: `[edges, …]`, of each edge its row as it left it, or as it was.
+      after: `[edges, …]`, for each edge its row as the edge left it, updated or not.
       at: int `[edges]`, that row.
       ran: bool `[edges]`, whether the edge computed the operation.
     """
@@ -334,7 +334,7 @@ def _if_taken(taken: jax.Array, compute: Callable, like: jax.Array, *own: Any) -
     """`compute(*own)`, an output and statistics; zeros and the statistics as they are (the last of `own`) if not taken.
 
     On CPU a branch also keeps the edge apart from what follows: fused into the update of the scan's state it would run
-    in one thread. On accelerators it would make the host wait; there an edge that is not taken has a share of zero.
+    in one thread. On accelerators it would make the host wait; so there an edge that is not taken has a share of zero.
     """
     if jax.default_backend() != "cpu":
         y, stats = compute(*own)

@@ -28,14 +28,14 @@ from jaxnas.spaces.layers import AuxiliaryHead, FactorizedReduction, batch_norm,
 
 
 def _conv(filters: int, kernel: int, *, name: str, **options: Any) -> nn.Conv:
-    """A convolution without bias, padded alike on all sides as in PyTorch, with PyTorch's initialisation."""
+    """A convolution without bias, padded equally on all sides as in PyTorch, with PyTorch's initialisation."""
     half = kernel // 2 * options.get("kernel_dilation", 1)
     init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     return nn.Conv(filters, (kernel, kernel), padding=half, use_bias=False, kernel_init=init, name=name, **options)
 
 
 class ReluConvNorm(nn.Module):
-    """ReLU, 1×1 convolution, batch normalisation: what brings a cell's input to its number of channels."""
+    """ReLU, 1×1 convolution, batch normalisation: brings a cell's input to its number of channels."""
 
     filters: int
 
@@ -105,7 +105,7 @@ def operations(stride: int) -> dict[str, Any]:
 
 
 class Shape(NamedTuple):
-    """All that tells one cell of the network from another.
+    """Everything in which the cells of the network differ.
 
     Attributes:
       reduces: whether it halves its inputs.
@@ -166,7 +166,7 @@ class Cell(nn.Module):
 
 
 class Row(nn.Module):
-    """Cells of one shape, one after the other: one scanned cell, so however many there are, one is compiled.
+    """Cells of one shape, one after the other: one scanned cell, so only one is compiled, however many there are.
 
     Attributes:
       shape: of each cell.
@@ -273,13 +273,13 @@ def darts_evaluation(
       num_classes: number of logits.
       drop_path: in training, the share of paths dropped at the end, in [0, 1). An operation other than the identity
         gives zero for each example with probability `drop_path * progress`, else it is divided by the probability of
-        that (Larsson et al. 2017, arXiv 1605.07648, in the form of the authors' code). `progress` grows with every
-        step of `jaxnas.training.fit`; theirs, the epoch's number over that of epochs, once per epoch.
+        not being zero (Larsson et al. 2017, arXiv 1605.07648, in the form of the authors' code). `progress` grows with
+        every step of `jaxnas.training.fit`; in the authors' code it grows once per epoch.
       auxiliary_head: also classify from the cell after the second reduction, in training.
 
     Returns:
-      A module called `model(x, arch, train=False, progress=0.0)` with x float `[B, H, W, C]` and progress the share of
-      the training done, which `jaxnas.training.fit` passes; gives logits `[B, num_classes]`, and in training
+      A module called `model(x, arch, train=False, progress=0.0)` with x float `[B, H, W, C]` and progress the fraction
+      of the training that is done, which `jaxnas.training.fit` passes; gives logits `[B, num_classes]`, and in training
       `(logits, auxiliary logits)` if it has an auxiliary head. Paths are dropped by the stream `dropout`.
 
     Raises:

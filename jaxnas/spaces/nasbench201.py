@@ -20,7 +20,7 @@ EDGES = ("1<-0", "2<-0", "2<-1", "3<-0", "3<-1", "3<-2")
 
 
 class ReluConvNorm(nn.Module):
-    """ReLU, convolution without bias (padded alike on all sides, as in PyTorch), normalisation.
+    """ReLU, convolution without bias (padded equally on all sides, as in PyTorch), normalisation.
 
     Attributes:
       filters, kernel, stride: of the convolution.
@@ -67,7 +67,7 @@ class Cell(nn.Module):
         return nodes[-1]
 
     def _operations(self) -> dict[str, Any]:
-        options: Any = {"search_norm": self.search_norm, "parent": None}  # their parent is to be the choice
+        options: Any = {"search_norm": self.search_norm, "parent": None}  # their parent must be the choice
         return {
             "none": jnp.zeros_like,
             "skip_connect": lambda x: x,
@@ -78,7 +78,7 @@ class Cell(nn.Module):
 
 
 class Stack(nn.Module):
-    """Equal cells one after the other: one scanned cell, so however many there are, one is compiled.
+    """Equal cells one after the other: one scanned cell, so only one is compiled, however many there are.
 
     Attributes:
       cells, filters: number of cells, and their channels.
@@ -96,8 +96,8 @@ class Stack(nn.Module):
 
         if is_weighted(arch):
             # A mixture keeps only the cells' inputs for the backward pass. On CPU it is faster to compute the rest
-            # again than to write and read it; compilation is shorter too. Gated paths likewise: a switch keeps room for
-            # what each of its branches needs, so they took five times the memory, and longer.
+            # again than to write and read it; compilation is shorter too. So it is for gated paths: a switch reserves
+            # memory for each of its branches, so without this they took five times the memory, and longer.
             run = nn.remat(run, prevent_cse=False)
 
         def step(cell: Cell, x: jax.Array, _: None) -> tuple[jax.Array, None]:
@@ -113,7 +113,7 @@ class Stack(nn.Module):
 
 
 class ResidualReduction(nn.Module):
-    """Halves height and width: two 3×3 convolutions beside 2×2 average pooling and a 1×1 convolution.
+    """Halves height and width: two 3×3 convolutions, in parallel with 2×2 average pooling and a 1×1 convolution.
 
     Attributes:
       filters: output channels.
@@ -184,14 +184,14 @@ def nasbench201(*, channels: int = 16, cells: int = 5, num_classes: int = 10, se
     halves the image and doubles the channels.
 
     With the defaults and images of 32×32×3 a fixed model has 73,306 + 28,000·n1 + 243,040·n3 parameters and
-    7,783,050 + 3,932,160·n1 + 35,389,440·n3 FLOPs, of n1 and n3 edges with a 1×1 and a 3×3 convolution, as the
-    benchmark says (`jaxnas.cost`).
+    7,783,050 + 3,932,160·n1 + 35,389,440·n3 FLOPs, for n1 and n3 edges with a 1×1 and a 3×3 convolution, as in
+    the benchmark (`jaxnas.cost`).
 
     Args:
       channels: of the first stage.
       cells: per stage.
       num_classes: number of logits.
-      search_norm: normalise by each batch's own statistics, in evaluation too, without scale and offset: what the
+      search_norm: normalise by each batch's own statistics, also in evaluation, without scale and offset, as the
         authors do in the one-shot searches (not in the training of fixed models).
 
     Returns:
