@@ -32,7 +32,23 @@ from jaxnas.model.fixed import apply_fixed_architecture, inherit
 from jaxnas.model.restrict import restrict
 from jaxnas.model.serialization import export, load
 from jaxnas.model.space import Space, space
-from jaxnas.oneshot import darts, enas, gdas, parts
+from jaxnas.oneshot import (
+    beta_darts,
+    darts,
+    darts_minus,
+    drnas,
+    enas,
+    fair_darts,
+    gaea,
+    gdas,
+    parts,
+    pc_darts,
+    rsps,
+    sdarts,
+    setn,
+    snas,
+    spos,
+)
 from jaxnas.oneshot.differentiable import differentiable
 from jaxnas.oneshot.engine.base import Algorithm, Method
 from jaxnas.oneshot.engine.options import SearchOptions
@@ -96,17 +112,22 @@ __all__ = [
     "__version__",
     "apply_fixed_architecture",
     "benchmarks",
+    "beta_darts",
     "cache_compilations",
     "callbacks",
     "cost",
     "darts",
+    "darts_minus",
     "data",
     "differentiable",
+    "drnas",
     "enas",
     "evaluate",
     "evaluator",
     "evolution",
     "export",
+    "fair_darts",
+    "gaea",
     "gdas",
     "graph",
     "grid_search",
@@ -118,14 +139,20 @@ __all__ = [
     "losses",
     "metrics",
     "parts",
+    "pc_darts",
     "random_search",
     "reinforce",
     "report",
     "restrict",
     "rollout",
+    "rsps",
     "sampled",
+    "sdarts",
     "search",
+    "setn",
+    "snas",
     "space",
     "spaces",
+    "spos",
     "training",
 ]

@@ -8,26 +8,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import lax
 
 from jaxnas.model.graph import Cell as DrawnCell
-from jaxnas.model.recorder import Recorder
-from jaxnas.model.restriction import RestrictedArch
 from jaxnas.model.space import Space
 from jaxnas.spaces import darts_cell as cell
-from jaxnas.spaces.darts_cell import ORDER, Decisions, rows_of
-from jaxnas.spaces.darts_edge import POOLS, SKIP, halved, normalised, pointwise, shapes
+from jaxnas.spaces.darts_decisions import Decisions, read, rows_of
+from jaxnas.spaces.darts_edge import SKIP, halved, normalised, pointwise, shapes
+from jaxnas.spaces.darts_inherit import inherited
 from jaxnas.spaces.genotypes import CHOICES, NODES, OPERATIONS, describe_cells, reductions
 from jaxnas.spaces.layers import batch_norm, check_even_filters, check_positive
+from jaxnas.spaces.partial import check_partial
 
 _GIVEN = {"first": 2, "second": 1}
-"""In a row of normal cells, how many cells get their first and their second input from outside the row."""
+"""In a row of normal cells, how many cells get their first and second input from outside the row."""
 
 
 class Preparation(nn.Module):
-    """ReLU, 1×1 convolution (or a factorised reduction), normalisation: it brings a cell's input to the cell's shape.
+    """ReLU, 1×1 convolution (or a factorised reduction), normalisation: a cell's input brought to its form.
 
     Attributes:
       filters: channels of the cell.
@@ -56,20 +55,22 @@ class ReductionCell(nn.Module):
 
     Attributes:
       filters: channels of its nodes.
-      remat: see `darts`.
+      remat, partial: see `darts`.
     """
 
     filters: int
     remat: bool
+    partial: int = 1
 
     @nn.compact
     def __call__(self, first: jax.Array, second: jax.Array, arch: Any, train: bool) -> jax.Array:
-        decisions = cell.read("reduce", arch)
-        params, stats = _edges(self, decisions, self.filters, first.dtype)
+        decisions = read("reduce", arch)
+        params, stats = _edges(self, decisions, self.filters // self.partial, first.dtype)
         if self.is_initializing():  # only the variables are wanted
             return jnp.concatenate([first[:, ::2, ::2]] * NODES, axis=-1)
         values = {name: s.value for name, s in stats.items()}
-        y, moved = _compute((first, second), decisions, params, values, reduces=True, train=train, remat=self.remat)
+        form: dict[str, Any] = {"reduces": True, "train": train, "remat": self.remat, "partial": self.partial}
+        y, moved = _compute((first, second), decisions, params, values, **form)
         _move(self, stats, moved)
         return y
 
@@ -77,34 +78,36 @@ class ReductionCell(nn.Module):
 class NormalCells(nn.Module):
     """Normal cells in a row, as one scanned cell: however many there are, one is compiled.
 
-    The inputs of the first cells are prepared outside, since they come from elsewhere and in another shape.
+    What the first cells get is prepared outside, since it comes from elsewhere and in another form.
 
     Attributes:
       count: number of cells, at least 1.
       filters: channels of their nodes.
-      remat: see `darts`.
+      remat, partial: see `darts`.
     """
 
     count: int
     filters: int
     remat: bool
+    partial: int = 1
 
     @nn.compact
     def __call__(
         self, first: jax.Array, second: jax.Array, first_of_second: jax.Array | None, arch: Any, train: bool
     ) -> tuple[jax.Array | None, jax.Array]:
-        """The last two outputs `[B, H, W, 4 * filters]`; the first of them is None if there is only one cell.
+        """The last two outputs `[B, H, W, 4 * filters]`, the first of them None if there is one cell.
 
         Args:
           first, second: the inputs of the first cell.
           first_of_second: the first input of the second cell, if there is one.
         """
-        decisions, n, width = cell.read("normal", arch), self.count, NODES * self.filters
-        params, stats = _edges(self, decisions, self.filters, first.dtype, n)
+        decisions, n, width = read("normal", arch), self.count, NODES * self.filters
+        params, stats = _edges(self, decisions, self.filters // self.partial, first.dtype, n)
         values = {name: s.value for name, s in stats.items()}
 
         def compute(inputs: tuple, params: Any, stats: Any) -> tuple[jax.Array, Any]:
-            return _compute(inputs, decisions, params, stats, reduces=False, train=train, remat=self.remat)
+            form: dict[str, Any] = {"reduces": False, "train": train, "remat": self.remat, "partial": self.partial}
+            return _compute(inputs, decisions, params, stats, **form)
 
         if n == 1 and not self.is_initializing():
             one = jax.tree.map(lambda leaf: leaf[0], (params, values))
@@ -157,10 +160,12 @@ class Darts(nn.Module):
     num_classes: int = 10
     remat: bool = True
     dtype: Any = jnp.float32
+    partial: int = 1
 
     def __post_init__(self) -> None:
         check_positive(channels=self.channels, cells=self.cells, num_classes=self.num_classes)
-        check_even_filters(self.channels)
+        check_partial(self.partial, self.channels)
+        check_even_filters(self.channels // self.partial)
         super().__post_init__()
 
     @nn.compact
@@ -178,11 +183,11 @@ class Darts(nn.Module):
 
             first, second = prepare("first", before_last, halves), prepare("second", last)
             if kind == "reduce":
-                reduction = ReductionCell(filters, self.remat, name=f"row_{i}_reduction")
+                reduction = ReductionCell(filters, self.remat, self.partial, name=f"row_{i}_reduction")
                 before_last, last = last, reduction(first, second, arch, train)
             else:
                 after = prepare("first_of_second", last) if count > 1 else None
-                normal = NormalCells(count, filters, self.remat, name=f"row_{i}_normal")
+                normal = NormalCells(count, filters, self.remat, self.partial, name=f"row_{i}_normal")
                 previous, output = normal(first, second, after, arch, train)
                 before_last, last = last if previous is None else previous, output
             halves = kind == "reduce"
@@ -197,13 +202,13 @@ class Darts(nn.Module):
         return describe_cells(self.cells)
 
     def inherited(self, variables: Mapping[str, Any], arch: Mapping[str, Any]) -> dict[str, Any]:
-        """The variables of a supernet that a fixed or restricted model has; see `jaxnas.inherit`."""
+        """Of a supernet's variables those that a fixed or restricted model has; see `jaxnas.inherit`."""
         names = {"reduce": "reduction", "normal": "normal"}
         kinds = {f"row_{i}_{names[kind]}": kind for i, (kind, _) in enumerate(rows(self.cells))}
 
         def kept(name: str, values: Any) -> Any:
             kind = kinds.get(name)
-            return values if kind is None else _inherited(values, kind, arch)
+            return values if kind is None else inherited(values, kind, arch)
 
         return {
             collection: {name: kept(name, values) for name, values in modules.items()}
@@ -212,9 +217,15 @@ class Darts(nn.Module):
 
 
 def darts(
-    *, channels: int = 16, cells: int = 8, num_classes: int = 10, remat: bool = True, dtype: Any = jnp.float32
+    *,
+    channels: int = 16,
+    cells: int = 8,
+    num_classes: int = 10,
+    remat: bool = True,
+    dtype: Any = jnp.float32,
+    partial: int = 1,
 ) -> Darts:
-    """The network in which DARTS searches: a stack of cells; cells of one kind share their decisions.
+    """The network in which DARTS searches: a stack of cells; all normal cells share their decisions, so do reductions.
 
     A cell has two inputs, the nodes 0 and 1, which are the outputs of the two cells before it, and four inner nodes.
     For both kinds of cell (`normal`, `reduce`) each edge from node j to node i is the choice `kind/i<-j`, one of none,
@@ -223,8 +234,8 @@ def darts(
     none. The output is the concatenation of the inner nodes. Cells `cells // 3` and `2 * cells // 3` halve the image
     and double the channels. All normalisation but that of the stem is without scale and offset.
 
-    With the defaults it has 1,930,618 parameters, as the authors'. `jaxnas.spaces.genotype_of(result.arch)` gives the
-    result as a `Genotype`, and `darts_evaluation` is the network to train it in.
+    With the defaults it has 1,930,618 parameters, as the authors'. `jaxnas.spaces.genotype_of(result.arch)` is what was
+    found as a `Genotype`, and `darts_evaluation` the network to train it in.
 
     The edges of a cell are one scanned edge, and normal cells of one size one scanned cell, so that compilation takes
     the same time for any number of cells. See docs/performance.md.
@@ -236,14 +247,17 @@ def darts(
       remat: compute each edge again in the backward pass, from its input, instead of keeping its inner results: less
         memory, and on CPU also less time.
       dtype: of the computation. Parameters and statistics are float32.
+      partial: of so many equal parts of the channels only the first enters each edge; the others pass by, and then all
+        are shuffled (PC-DARTS, arXiv 1907.05737; 4 in its searches).
 
     Returns:
       A module called `model(x, arch, train=False)` with x float `[B, H, W, C]`; gives logits `[B, num_classes]`.
 
     Raises:
-      ValueError: for sizes that are not positive, or an odd number of channels.
+      ValueError: for sizes that are not positive, channels not divisible by `partial`, or an odd number of those that
+        enter an edge.
     """
-    return Darts(channels, cells, num_classes, remat, dtype)
+    return Darts(channels, cells, num_classes, remat, dtype, partial)
 
 
 def rows(cells: int) -> list[tuple[str, int]]:
@@ -259,11 +273,11 @@ def rows(cells: int) -> list[tuple[str, int]]:
 
 
 def _compute(
-    inputs: tuple, decisions: Decisions, params: Any, stats: Any, *, reduces: bool, train: bool, remat: bool
+    inputs: tuple, decisions: Decisions, params: Any, stats: Any, *, remat: bool, **form: Any
 ) -> tuple[jax.Array, Any]:
     if decisions.kind == "fixed":
-        return cell.fixed(inputs, decisions, params, stats, reduces=reduces, train=train)
-    return cell.mixed_or_sampled(inputs, decisions, params, stats, reduces=reduces, train=train, remat=remat)
+        return cell.fixed(inputs, decisions, params, stats, **form)
+    return cell.mixed_or_sampled(inputs, decisions, params, stats, remat=remat, **form)
 
 
 def _edges(
@@ -289,7 +303,7 @@ def _edges(
 
 
 def _in_front(leaf: jax.Array, count: int) -> jax.Array:
-    """A stack with that many zeros before it."""
+    """A stack with so many zeros before it."""
     return jnp.pad(leaf, [(count, 0)] + [(0, 0)] * (leaf.ndim - 1))
 
 
@@ -315,28 +329,3 @@ def _move(module: nn.Module, stats: Mapping[str, nn.Variable], moved: Mapping[st
     if module.is_mutable_collection("batch_stats") and not module.is_initializing():
         for name, variable in stats.items():
             variable.value = moved[name]
-
-
-def _inherited(values: Mapping[str, Any], kind: str, arch: Any) -> dict[str, Any]:
-    """The rows that a cell of `arch` takes from the stacks of a supernet, or of a less restricted model."""
-    axis, reduces, decisions = int(kind == "normal"), kind == "reduce", cell.read(kind, arch)
-    steps = arch.steps if isinstance(arch, RestrictedArch) else ()
-    wider = [cell.read(kind, RestrictedArch(Recorder(), steps[:i])) for i in range(len(steps) + 1)]
-    kept: dict[str, Any] = {}
-    for label, leaves in values.items():
-        name = next((op for op in OPERATIONS if label == op or label.startswith(f"{op}_")), None)
-        if name is None:
-            kept[label] = leaves
-            continue
-        wanted = rows_of(name, decisions, reduces=reduces)
-        if name in POOLS and decisions.kind == "fixed":  # in an open cell they belong to sources
-            wanted = [ORDER[e][0] for e in wanted]
-        # Each restriction leaves a part of what the previous one left, so the number of rows tells which they are.
-        number = jax.tree.leaves(leaves)[0].shape[axis]
-        have = next((rows for d in wider if len(rows := rows_of(name, d, reduces=reduces)) == number), None)
-        if wanted and have is not None:
-            at = np.asarray([have.index(row) for row in wanted])
-            kept[label] = jax.tree.map(lambda leaf, at=at: jnp.take(leaf, at, axis), leaves)
-        elif wanted:
-            kept[label] = leaves  # of another model: `inherit` names it
-    return kept
