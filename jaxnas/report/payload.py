@@ -18,6 +18,7 @@ from jaxnas.model.serialization import read_json
 from jaxnas.model.space import Space
 from jaxnas.model.values import positions
 from jaxnas.report.drawing import draw_cell, draw_graph
+from jaxnas.report.headline import headline
 from jaxnas.runs import reading as runs
 from jaxnas.runs.progress import duration_text
 
@@ -236,27 +237,7 @@ def _facts(
     versions = config.get("versions")
     if isinstance(versions, Mapping) and "device" in versions:
         facts.append(["device", str(versions["device"])])
-    return [*_headline(history, trainings), *facts, ["duration", duration]] if history else facts
-
-
-def _headline(history: Sequence[Record], trainings: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """How good the found architecture is: with the weights of the search, and trained on its own."""
-    derived = [record for record in history if any(name.startswith("derived_") for name in record)]
-    names = [name.removeprefix("derived_") for name in (derived[-1] if derived else {}) if name.startswith("derived_")]
-    measures = ["accuracy"] if "accuracy" in names else [name for name in names if name != "reward"][:1]
-    found = []
-    for measure in measures:
-        found.append([f"derived {measure}, weights of the search", _shown(measure, derived[-1][f"derived_{measure}"])])
-        tests = [training["scores"].get(f"test_{measure}") for training in trainings]
-        last = next((score for score in reversed(tests) if score is not None), None)
-        if last is not None:
-            found.append([f"test {measure}, retrained", _shown(measure, last)])
-    return found
-
-
-def _shown(measure: str, value: Any) -> str:
-    number = _number(value)
-    return "" if number is None else f"{100 * number:.2f} %" if measure == "accuracy" else f"{number:.4f}"
+    return [*headline(history, trainings), *facts, ["duration", duration]] if history else facts
 
 
 def _power(number: int) -> str:
