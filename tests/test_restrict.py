@@ -442,3 +442,18 @@ def test_rows_of_restricted_normal_cells_are_those_of_the_whole():
     expected = jax.jit(fixed.apply)(jaxnas.inherit(fixed, variables, IMAGES), IMAGES)
     output = jax.jit(model.apply)(own, IMAGES, space.sampled(arch))
     np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_restricted_model_that_must_be_told_whether_it_trains():
+    class Told(nn.Module):
+        @nn.compact
+        def __call__(self, x, arch, train):
+            x = LayerChoice({"a": nn.Dense(3), "b": nn.Dense(3), "c": jnp.tanh}, key="op")(x, arch)
+            return nn.BatchNorm(use_running_average=not train)(x)
+
+    small, x = jaxnas.restrict(Told, {"op": ("a", "c")}), jnp.ones((2, 3))
+    assert jaxnas.space(small, x)["op"].labels == ("a", "c")
+    variables = small.init(jax.random.key(0), x, {"op": jnp.ones(2)})
+    assert small.apply(variables, x, {"op": jnp.ones(2)}, train=False).shape == (2, 3)
+    fixed = jaxnas.apply_fixed_architecture(small, {"op": "c"})
+    assert fixed.apply(fixed.init(jax.random.key(0), x), x).shape == (2, 3)

@@ -49,11 +49,12 @@ class RestrictedModel(nn.Module):
         """
         # On our own scope, so that parameters and keys keep their names of the complete model.
         model = self.open.model.clone(parent=self.scope, name=None)
-        passed: dict[str, Any] = {name: kwargs.pop(name) for name in ("train", "progress") if name in kwargs}
+        passed: dict[str, Any] = {name: kwargs.pop(name) for name in (*functional.MODES, "progress") if name in kwargs}
         kwargs |= functional.accepted(model, passed)
         if arch is None:
             inputs, arch, kwargs = _without_arch(model, inputs, kwargs)
         check_takes_arch(functional.model_fns(model), len(inputs))
+        kwargs = {**functional.required(model, len(inputs), train=self.is_initializing()), **kwargs}
         recorder, root = recorder_of(arch), getattr(arch, "root", ())
         if self.is_initializing() and recorder is None and not isinstance(arch, StaticArch):
             specs = jax.tree.map(functional.shape_of, inputs)

@@ -12,8 +12,8 @@ file                      what
 `weights.msgpack`         the variables (supernet or trained model), as msgpack arrays
 ========================  ============================================================
 
-All are written durably (`jaxnas.files`). While a run goes on its last checkpoint decides: it holds configuration and
-history up to there, from which the files are written again where they are damaged.
+All are written durably (`jaxnas.files`). During a run its last checkpoint decides: files that are damaged are written
+again from it.
 """
 
 from __future__ import annotations
@@ -75,12 +75,11 @@ class RunDirectory:
     """Writes a run's files; every method does nothing where no directory was asked for.
 
     Args:
-      path: the directory, or None. It is taken from the current folder now, wherever the process goes later.
-      checkpoints: where its checkpoints lie, if not in it.
+      path: the directory, or None; a relative one counts from the folder that is current now.
+      checkpoints: where its checkpoints lie, if not in it (several seeds have theirs together).
 
     Attributes:
-      path: the directory, or None.
-      checkpoints: where its checkpoints lie: in it, or beside it where several seeds have theirs in common.
+      path, checkpoints: these, absolute.
       changed: whether a run of another configuration is continued in it.
 
     Raises:
