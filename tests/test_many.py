@@ -116,7 +116,7 @@ def test_fixed_models_are_still_checked(arch, message):
 
 
 def test_decisions_for_what_is_not_reached_are_checked_where_it_is_known(inputs):
-    from conftest import ZOO_ARCH, Zoo
+    from helpers import ZOO_ARCH, Zoo
 
     arch = {**ZOO_ARCH, "layer": "block"}
     without = {key: value for key, value in arch.items() if key != "inner"}

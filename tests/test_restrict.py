@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ZOO_ARCH, Zoo, assert_trees_close
 from flax import linen as nn
+from helpers import ZOO_ARCH, Zoo, assert_trees_close
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -79,11 +79,10 @@ class RunDirectory:
       checkpoints: where its checkpoints lie, if not in it (several seeds have theirs together).
 
     Attributes:
-      path, checkpoints: these, absolute.
-      changed: whether a run of another configuration is continued in it.
+      path, checkpoints, changed: these, absolute; whether a run of another configuration is continued.
 
     Raises:
-      RunError: if `path` is empty or no name of a file.
+      RunError: if `path` cannot be the name of a folder.
     """
 
     def __init__(self, path: str | os.PathLike | None, checkpoints: Path | None = None):
@@ -296,10 +295,8 @@ class RunDirectory:
             try:
                 files.append_line(self.path / HISTORY, json.dumps(logged))
             except OSError as e:
-                raise RunError(
-                    f"{self.path}: history.jsonl cannot be written: {e.strerror}. The same call continues from the "
-                    "last checkpoint."
-                ) from None
+                why = f"cannot be written: {e.strerror}. The same call continues from the last checkpoint."
+                raise RunError(f"{self.path}: history.jsonl {why}") from None
             self._history.append(logged)
 
     def finish(self, result: Mapping[str, Any], variables: Any, *, keep_checkpoints: bool = False) -> None:
