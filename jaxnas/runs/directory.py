@@ -32,7 +32,7 @@ from flax import serialization
 
 from jaxnas import files
 from jaxnas.errors import RunEndedError, RunError
-from jaxnas.runs import checkpoints, schema
+from jaxnas.runs import checkpoints, entering, schema
 from jaxnas.runs.checkpoints import Position
 from jaxnas.runs.entering import NOT_COMPARED, absolute, check_ours, differences, plain, read_or_none, versions
 from jaxnas.runs.locking import Lock
@@ -131,7 +131,7 @@ class RunDirectory:
             error = RunEndedError if ended == "finished" and resume and not different else RunError
             raise error(
                 f"{self.path} holds a run already, which has {ended}{',' if other else ''}{other}. Choose another "
-                "directory, or remove this one."
+                f"directory, or remove this one.{entering.why_not_extended(different)}"
             )
         if different and resume != "force":
             raise RunError(
