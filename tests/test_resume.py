@@ -3,13 +3,23 @@
 import json
 import shutil
 import signal
+from functools import partial
 
 import jax
 import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from helpers import ENAS_OPTIONS, AfterStep, CutOffError, EnasPlanted, cut_after, planted_data, same_bits
+from helpers import (
+    ENAS_OPTIONS,
+    AfterStep,
+    CutOffError,
+    EnasPlanted,
+    assert_same_run,
+    cut_after,
+    planted_data,
+    same_bits,
+)
 from helpers import Planted as DartsPlanted
 
 import jaxnas
@@ -161,7 +171,7 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
         darts(tmp_path, batch_size=25)
     with pytest.raises(jaxnas.RunError, match=r"seed was 2, is now 3; order was 1, is now 2"):
         darts(tmp_path, seed=3, order=2)
-    with pytest.raises(jaxnas.RunError, match=r"was interrupted; with resume=True the same call continues"):
+    with pytest.raises(jaxnas.RunError, match=r"was interrupted; with resume=True the same call resumes it"):
         darts(tmp_path, resume=False)
     with pytest.raises(jaxnas.RunError, match=r"seed was 2, is now 3"):
         darts(tmp_path, seed=3, resume=False)
@@ -233,11 +243,13 @@ def test_a_checkpoint_that_was_being_written_is_not_taken_for_one(tmp_path):
     same_bits(whole, darts(tmp_path))
 
 
-def test_a_history_that_lacks_epochs_is_named(tmp_path):
-    darts(tmp_path, max_minutes=0)
-    (tmp_path / "history.jsonl").write_text("")
-    with pytest.raises(jaxnas.RunError, match="checkpoint is of epoch 1, its history has 0"):
-        darts(tmp_path)
+def test_a_history_that_lacks_epochs_is_written_again_from_the_checkpoint(tmp_path):
+    whole = darts(tmp_path / "whole")
+    darts(tmp_path / "cut", max_minutes=0)
+    (tmp_path / "cut" / "history.jsonl").write_text("")
+    with pytest.warns(RuntimeWarning, match=r"history\.jsonl: is not as the checkpoint has it"):
+        same_bits(whole, darts(tmp_path / "cut"))
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_keys_and_optimiser_states_come_back_as_they_were(tmp_path):
@@ -291,3 +303,96 @@ def test_not_a_number_keeps_the_last_good_state(tmp_path):
     assert "learning rate" in runs.read_result(tmp_path)["error"]
     with pytest.raises(jaxnas.RunError, match="holds a run already, which has failed"):
         darts(tmp_path)
+
+
+def other_loss(output, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(2 * output, labels).mean()
+
+
+def other_accuracy(output, labels):
+    return {"accuracy": (output.argmax(-1) != labels).mean()}
+
+
+X, Y = planted_data()
+
+
+@pytest.mark.parametrize(
+    ("run", "changed", "message"),
+    [
+        (darts, {"data": (X + 1, Y)}, "fingerprint of data was 'float32"),
+        (darts, {"data": (X, 1 - Y)}, "fingerprint of data"),
+        (darts, {"loss_fn": other_loss}, "fingerprint of loss_fn was 'None', is now 'test_resume:other_loss#"),
+        (darts, {"metrics": other_accuracy}, "fingerprint of metrics"),
+        (darts, {"weight_optimizer": optax.sgd(0.06, momentum=0.9)}, "fingerprint of weight_optimizer"),
+        (darts, {"arch_optimizer": optax.adam(1e-3)}, "arch_optimizer was 'paper', is now 'custom'"),
+        (fit, {"data": (X[:400], Y[:400])}, "fingerprint of data"),
+        (fit, {"optimizer": optax.sgd(0.1)}, "fingerprint of optimizer was 'None'"),
+        (fit, {"model": nn.Dense(2, use_bias=False)}, "fingerprint of model"),
+    ],
+)
+def test_other_data_and_functions_are_refused_with_both_values(run, changed, message, tmp_path):
+    run(tmp_path, max_minutes=0)
+    data, model = changed.get("data"), changed.get("model", nn.Dense(2))
+    options = {name: value for name, value in changed.items() if name not in ("data", "model")}
+    options = {"workdir": tmp_path, "progress": False, **SMALL, **options}
+    if run is darts:
+        options = {"weight_optimizer": optax.sgd(0.05, momentum=0.9), **options}
+        again = partial(jaxnas.darts.search, DartsPlanted, data or (X, Y), **options)
+    else:
+        again = partial(jaxnas.training.fit, model, data or (X[:800], Y[:800], X[800:], Y[800:]), **options)
+    with pytest.raises(jaxnas.RunError, match=message):
+        again()
+
+
+def test_another_architecture_is_refused_choice_by_choice(tmp_path):
+    def train(arch, **options):
+        model = jaxnas.apply_fixed_architecture(DartsPlanted, arch)
+        return jaxnas.training.fit(model, (X, Y), workdir=tmp_path, progress=False, **{**SMALL, **options})
+
+    space = jaxnas.space(DartsPlanted, jax.ShapeDtypeStruct((1, *X.shape[1:]), X.dtype))
+    key, spec = next(iter(space.items()))
+    first, second = ({**space.fixed(space.sample(jax.random.key(0))), key: spec.labels[i]} for i in (0, 1))
+    train(first, max_minutes=0)
+    with pytest.raises(jaxnas.RunError, match=rf"arch/{key} was {spec.labels[0]!r}, is now {spec.labels[1]!r}"):
+        train(second)
+
+
+def test_by_force_a_run_of_another_configuration_is_resumed(tmp_path):
+    darts(tmp_path, max_minutes=0)
+    with pytest.warns(RuntimeWarning, match="continues with another configuration: .*loss_fn"):
+        result = darts(tmp_path, loss_fn=other_loss, resume="force")
+    assert len(result.history) == 4
+    assert "loss_fn" in runs.read_config(tmp_path)["changes"][0]
+    with pytest.raises(ValueError, match='resume must be True, False or "force"'):
+        darts(tmp_path / "new", resume="yes")
+
+
+def test_by_force_an_epoch_that_was_begun_begins_again(tmp_path):
+    def cut_off():
+        raise CutOffError
+
+    with pytest.raises(CutOffError):
+        darts(tmp_path, callbacks=[AfterStep(0, 3, cut_off)], checkpoint_minutes=0)
+    with (
+        pytest.warns(RuntimeWarning, match="another configuration"),
+        pytest.warns(RuntimeWarning, match="epoch 1 begins again"),
+    ):
+        result = darts(tmp_path, batch_size=100, metrics=other_accuracy, resume="force")
+    assert [record["epoch"] for record in result.history] == [0, 1, 2, 3]
+
+
+def test_by_force_fewer_epochs_than_are_done_are_refused(tmp_path):
+    with pytest.raises(CutOffError):
+        darts(tmp_path, progress=cut_after(2))
+    with pytest.raises(jaxnas.RunError, match="has 2 epochs already; epochs=2 leaves nothing"):  # noqa: SIM117
+        with pytest.warns(RuntimeWarning, match="another configuration"):
+            darts(tmp_path, epochs=2, resume="force")
+
+
+def test_a_run_from_before_there_were_fingerprints_is_resumed(tmp_path, monkeypatch):
+    whole = darts(tmp_path / "whole")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("jaxnas.oneshot.engine.plan.fingerprints", lambda *_, **__: {})
+        darts(tmp_path / "cut", max_minutes=0)
+    assert "fingerprints" not in runs.read_config(tmp_path / "cut")
+    same_bits(whole, darts(tmp_path / "cut"))

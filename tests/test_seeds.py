@@ -199,7 +199,7 @@ def test_an_interrupted_run_goes_on_as_it_was_begun(tmp_path):
         ({"batching": "vmap"}, "batching was 'map', is now 'vmap'"),
         ({"seeds": (0, 1, 3)}, r"seeds was \[3, 0, 1\], is now \[0, 1, 3\]"),
         ({"epochs": 4}, "epochs was 3, is now 4"),
-        ({"resume": False}, "with resume=True the same call continues"),
+        ({"resume": False}, "with resume=True the same call resumes it"),
     ):
         with pytest.raises(jaxnas.RunError, match=message):
             darts(**{"seeds": SEEDS, "workdir": tmp_path, **changed})

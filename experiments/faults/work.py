@@ -62,6 +62,7 @@ def trials(path: Path) -> None:
         population=4,
         sample=2,
         history=path / "trials.jsonl",
+        progress=False,
     )
 
 

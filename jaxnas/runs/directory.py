@@ -140,7 +140,7 @@ class RunDirectory:
             )
         if not resume:
             raise RunError(
-                f"{self.path} holds a run already, which was interrupted; with resume=True the same call continues it. "
+                f"{self.path} holds a run already, which was interrupted; with resume=True the same call resumes it. "
                 "Choose another directory to begin anew."
             )
         if not self._saved:
