@@ -8,7 +8,10 @@ Describe a model with open choices, search, export, apply, retrain:
     trained = jaxnas.training.fit(model, "cifar10", data_dir=…)
 """
 
-from jaxnas import benchmarks, callbacks, data, report, spaces, training
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxnas import callbacks, data, training
 from jaxnas.blackbox import (
     Searcher,
     Trial,
@@ -22,7 +25,6 @@ from jaxnas.blackbox import (
 )
 from jaxnas.compilation import cache_compilations, keep_heap
 from jaxnas.errors import ArchitectureError, DataError, Interrupted, NonFiniteLossError, RunError
-from jaxnas.model import graph
 from jaxnas.model.architecture import ChoiceSpec, Gated
 from jaxnas.model.choices import NO_KEY, InputChoice, LayerChoice
 from jaxnas.model.cost import Cost, cost
@@ -30,7 +32,23 @@ from jaxnas.model.fixed import apply_fixed_architecture, inherit
 from jaxnas.model.restrict import restrict
 from jaxnas.model.serialization import export, load
 from jaxnas.model.space import Space, space
-from jaxnas.oneshot import darts, enas, gdas, parts
+from jaxnas.oneshot import (
+    beta_darts,
+    darts,
+    darts_minus,
+    drnas,
+    enas,
+    fair_darts,
+    gaea,
+    gdas,
+    parts,
+    pc_darts,
+    rsps,
+    sdarts,
+    setn,
+    snas,
+    spos,
+)
 from jaxnas.oneshot.differentiable import differentiable
 from jaxnas.oneshot.engine.base import Algorithm, Method
 from jaxnas.oneshot.engine.options import SearchOptions
@@ -39,12 +57,33 @@ from jaxnas.oneshot.engine.run import search
 from jaxnas.oneshot.registry import METHODS
 from jaxnas.oneshot.sampled import sampled
 from jaxnas.programs import losses, metrics
+from jaxnas.programs.predictor import Predictor
 from jaxnas.programs.validation import evaluate, evaluator
 from jaxnas.runs.options import RunOptions
+from jaxnas.training import load_model
 from jaxnas.version import __version__
+
+if TYPE_CHECKING:
+    from jaxnas import benchmarks, report, spaces
+    from jaxnas.model import graph
 
 Candidate = Trial
 """The earlier name of a scored architecture."""
+
+_LATER = {"benchmarks": "jaxnas.benchmarks", "graph": "jaxnas.model.graph"}
+_LATER |= {"report": "jaxnas.report", "spaces": "jaxnas.spaces"}
+
+
+def __getattr__(name: str) -> Any:
+    """The parts that not every program needs, which are imported when they are first used."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'jaxnas' has no attribute {name!r}")
+    return importlib.import_module(_LATER[name])
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
 
 __all__ = [
     "METHODS",
@@ -61,6 +100,7 @@ __all__ = [
     "LayerChoice",
     "Method",
     "NonFiniteLossError",
+    "Predictor",
     "RunError",
     "RunOptions",
     "SearchOptions",
@@ -72,35 +112,47 @@ __all__ = [
     "__version__",
     "apply_fixed_architecture",
     "benchmarks",
+    "beta_darts",
     "cache_compilations",
     "callbacks",
     "cost",
     "darts",
+    "darts_minus",
     "data",
     "differentiable",
+    "drnas",
     "enas",
     "evaluate",
     "evaluator",
     "evolution",
     "export",
+    "fair_darts",
+    "gaea",
     "gdas",
     "graph",
     "grid_search",
     "inherit",
     "keep_heap",
     "load",
+    "load_model",
     "local_search",
     "losses",
     "metrics",
     "parts",
+    "pc_darts",
     "random_search",
     "reinforce",
     "report",
     "restrict",
     "rollout",
+    "rsps",
     "sampled",
+    "sdarts",
     "search",
+    "setn",
+    "snas",
     "space",
     "spaces",
+    "spos",
     "training",
 ]

@@ -74,6 +74,13 @@ OPTIONS: dict[str, _Rule] = {
     "skip_weight": _Rule(),
     "baseline_decay": _SHARE,
     "label_smoothing": _SHARE,
+    "weight": _WEIGHT,
+    "beta": _WEIGHT,
+    "radius": _WEIGHT,
+    "start": _WEIGHT,
+    "threshold": _SHARE,
+    "lr": _POSITIVE,
+    "target": _POSITIVE,
 }
 """Every numeric option by name. The one place that says what each may be."""
 

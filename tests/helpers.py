@@ -69,7 +69,7 @@ class Planted(nn.Module):
     @nn.compact
     def __call__(self, x, arch, train: bool = False):
         signal, noise = x[:, :6], x[:, 6:]
-        layers = {"same": lambda x: x, "square": jnp.square, "sine": jnp.sin, "zero": jnp.zeros_like}
+        layers = {"skip": lambda x: x, "square": jnp.square, "sine": jnp.sin, "zero": jnp.zeros_like}
         y = LayerChoice(layers, key="op")(signal, arch)
         y = InputChoice(n_candidates=2, n_chosen=1, key="one")([noise, y], arch)
         y = InputChoice(n_candidates=2, key="any")([y, noise], arch)

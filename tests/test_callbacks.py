@@ -344,7 +344,7 @@ def test_what_is_no_callback_is_refused():
     with pytest.raises(TypeError, match="callbacks must be"):
         search(print)
     for wrong in ({"checkpoint_minutes": -1}, {"max_minutes": "3"}):
-        with pytest.raises(ValueError, match="must be a number of minutes"):
+        with pytest.raises(ValueError, match="minutes must be a finite number"):
             search(**wrong)
     with pytest.raises(ValueError, match="keep_checkpoints must be an integer of at least 1"):
         search(keep_checkpoints=0)

@@ -1,4 +1,4 @@
-"""LayerChoice and InputChoice: the four kinds of value, reductions, and Flax and JAX transformations."""
+"""LayerChoice and InputChoice: the kinds of value, reductions, and Flax and JAX transformations."""
 
 from functools import partial
 

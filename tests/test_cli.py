@@ -133,7 +133,7 @@ def test_what_enas_cannot_stop_on_is_refused(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "the alpha-Hessian needs a method with logits" in done.stderr
-    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "a" / "history.jsonl").exists()
 
 
 def test_show_copes_with_failed_and_damaged_runs(run, tmp_path):

@@ -79,3 +79,26 @@ def test_the_learning_rate_falls_once_per_epoch():
     np.testing.assert_allclose([rate(0), rate(519)], 0.025, rtol=1e-6)
     np.testing.assert_allclose(rate(520 * 300), 0.0125, rtol=1e-5)
     np.testing.assert_allclose(rate(520 * 599), 0.025 * (1 + np.cos(np.pi * 599 / 600)) / 2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "order", "form", "folder"),
+    [
+        ([], 2, "exact", "darts-order2-small-0"),
+        (["--hypergradient", "finite_difference"], 2, "finite_difference", "darts-order2-estimated-small-0"),
+        (["--order", "1"], 1, "exact", "darts-order1-small-0"),
+    ],
+)
+def test_both_forms_of_the_second_order_are_offered(arguments, order, form, folder, monkeypatch, tmp_path):
+    asked = {}
+
+    def search(model, data, **options):
+        asked.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jaxnas.darts, "search", search)
+    monkeypatch.setattr(sys, "argv", ["darts", "search", "--small", *arguments])
+    with pytest.raises(KeyboardInterrupt):
+        main()
+    assert (asked["order"], asked["hypergradient"], str(asked["workdir"])) == (order, form, f"runs/{folder}")

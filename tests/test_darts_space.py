@@ -17,6 +17,7 @@ from jaxnas.spaces.genotypes import CHOICES, OPERATIONS
 
 X = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
 SMALL = darts(channels=4, cells=3, num_classes=3)  # a normal cell and two reductions
+PARTIAL = darts(channels=8, cells=3, num_classes=3, partial=4)
 DEEP = darts(channels=4, cells=10, num_classes=3)  # up to three normal cells in a row
 
 
@@ -52,7 +53,7 @@ def test_reductions_are_where_the_authors_have_them():
     assert rows(20)[0] == ("normal", 6)
 
 
-@pytest.mark.parametrize(("network", "train"), [(DEEP, False), (SMALL, True)])
+@pytest.mark.parametrize(("network", "train"), [(DEEP, False), (SMALL, True), (PARTIAL, True)])
 def test_one_architecture_computes_the_same_in_every_form(network, train):
     drawn, variables = CHOICES.sample(jax.random.key(5)), started(network)
     decided = CHOICES.fixed(drawn)

@@ -165,3 +165,12 @@ def test_inherit_takes_only_what_is_chosen(inputs):
     flat = {jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(variables)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(inherited):
         np.testing.assert_array_equal(leaf, flat[jax.tree_util.keystr(path)])
+
+
+def test_a_ready_made_space_checks_an_architecture_at_once():
+    arch = dict.fromkeys(("1<-0", "2<-0", "2<-1", "3<-0", "3<-1"), "none")
+    for model in (jaxnas.spaces.nasbench201(), jaxnas.spaces.darts(), jaxnas.spaces.darts_evaluation()):
+        with pytest.raises(jaxnas.ArchitectureError, match="missing keys"):
+            jaxnas.apply_fixed_architecture(model, arch)
+    small = jaxnas.spaces.nasbench201(channels=4, cells=1)
+    assert small.known_space() == jaxnas.space(small, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))

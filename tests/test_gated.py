@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ZOO_ARCH, Block, Zoo
 from flax import linen as nn
+from helpers import ZOO_ARCH, Block, Zoo
 
 import jaxnas
 from jaxnas import ChoiceSpec, Gated, InputChoice, LayerChoice, Space

@@ -108,3 +108,20 @@ def test_no_circle_of_files():
 
     for module in MODULES:
         visit(module)
+
+
+LONGEST_FILE, LONGEST_FUNCTION = 350, 80
+LONGER_FILES = {"ops.convolution": "one kernel: its gradients are written over one another"}
+"""Files that may be longer, and why."""
+LONGER_FUNCTIONS = {"policies.lstm:controller": "the functions inside share all that is known of the walk"}
+
+
+def test_files_and_functions_can_be_held_in_mind():
+    files = {m for m, path in MODULES.items() if len(path.read_text().splitlines()) > LONGEST_FILE}
+    functions = set()
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST_FUNCTION:
+                functions.add(f"{module}:{node.name}")
+    assert files <= set(LONGER_FILES)
+    assert functions <= set(LONGER_FUNCTIONS)

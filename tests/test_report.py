@@ -113,8 +113,8 @@ def test_payload_of_a_run(tmp_path):
     entropies = [choice["entropy"][0] for choice in data["choices"]]
     assert panels["Entropy of the choices"]["series"][0]["values"][0] == pytest.approx(sum(entropies) / 3, abs=1e-4)
     assert not panels["Gradient norms"]["main"]
-    assert ["duration", "2 min 02 s, 3.0 s of it compiling"] in data["facts"]
-    assert ["derived accuracy", "50.00 %"] in data["facts"]
+    assert ["duration", "2 min 02 s, 3.0 s of which compiling"] in data["facts"]
+    assert ["derived accuracy, weights of the search", "50.00 %"] in data["facts"]
     assert ["architectures", "36"] in data["facts"]  # 3 · 3 · 4
     assert not data["final"]["final"]
     assert json.loads(data["final"]["text"]) == {"op": "a", "two": [0, 2], "skip": []}
@@ -420,7 +420,7 @@ def test_watch_waits_for_a_directory_that_is_not_there_yet(tmp_path, capsys, mon
         server.shutdown()
     monkeypatch.setattr("jaxnas.report.watch.Server.serve_forever", lambda self: None)
     jaxnas.report.serve(tmp_path / "nowhere", port=0)
-    assert f"{tmp_path / 'nowhere'} is not there yet: the page waits" in capsys.readouterr().out
+    assert f"{tmp_path / 'nowhere'} does not exist yet: the page waits" in capsys.readouterr().out
 
 
 def test_what_is_not_installed_is_named_and_nothing_else_is_blamed(tmp_path, monkeypatch):

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ZOO_ARCH, Zoo, assert_trees_close
 from flax import linen as nn
+from helpers import ZOO_ARCH, Zoo, assert_trees_close
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -421,3 +421,39 @@ def test_enas_spaces_restrict(network, left):
     plain = fixed.apply(jaxnas.inherit(fixed, variables, IMAGES), IMAGES)
     for form in (space.sampled(arch), space.one_hot(arch)):
         np.testing.assert_allclose(jax.jit(model.apply)(variables, IMAGES, form), plain, atol=2e-5)
+
+
+def test_rows_of_restricted_normal_cells_are_those_of_the_whole():
+    """Two normal cells in a row, scanned, in a network of seven cells most of which is left with nothing to compute."""
+    network = jaxnas.spaces.darts(channels=4, cells=7, num_classes=3)
+    whole = jaxnas.space(network, IMAGES)
+    left = {key: ("skip_connect",) for key, spec in whole.items() if not spec.ranked}
+    left |= {key: spec.names[:2] for key, spec in whole.items() if spec.ranked}  # 8 edges of a cell are there
+    left |= {"normal/2<-0": ("sep_conv_3x3", "max_pool_3x3"), "normal/4<-1": ("dil_conv_5x5",)}
+    model = jaxnas.restrict(network, left)
+    space = jaxnas.space(model, IMAGES)
+    shapes = jax.eval_shape(lambda: model_fns(network).init(jax.random.key(0), IMAGES, whole.uniform()))
+    keys = iter(jax.random.split(jax.random.key(5), 999))
+    variables = jax.tree.map(lambda s: 0.2 + 0.2 * jax.random.uniform(next(keys), s.shape), shapes)
+    own = jaxnas.inherit(model, variables, IMAGES)
+    assert own["params"]["row_0_normal"]["sep_conv_3x3_depthwise"].shape[:2] == (2, 1)
+    arch = space.fixed({**space.sample(jax.random.key(0)), "normal/2<-0": jnp.array(0)})
+    fixed = jaxnas.apply_fixed_architecture(network, arch)
+    expected = jax.jit(fixed.apply)(jaxnas.inherit(fixed, variables, IMAGES), IMAGES)
+    output = jax.jit(model.apply)(own, IMAGES, space.sampled(arch))
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_restricted_model_that_must_be_told_whether_it_trains():
+    class Told(nn.Module):
+        @nn.compact
+        def __call__(self, x, arch, train):
+            x = LayerChoice({"a": nn.Dense(3), "b": nn.Dense(3), "c": jnp.tanh}, key="op")(x, arch)
+            return nn.BatchNorm(use_running_average=not train)(x)
+
+    small, x = jaxnas.restrict(Told, {"op": ("a", "c")}), jnp.ones((2, 3))
+    assert jaxnas.space(small, x)["op"].labels == ("a", "c")
+    variables = small.init(jax.random.key(0), x, {"op": jnp.ones(2)})
+    assert small.apply(variables, x, {"op": jnp.ones(2)}, train=False).shape == (2, 3)
+    fixed = jaxnas.apply_fixed_architecture(small, {"op": "c"})
+    assert fixed.apply(fixed.init(jax.random.key(0), x), x).shape == (2, 3)

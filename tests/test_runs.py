@@ -1,10 +1,12 @@
 """Run directories: what is written, what is refused, what damage does."""
 
+import functools
 import json
 import os
 
 import numpy as np
 import pytest
+from helpers import Planted, planted_data
 
 import jaxnas
 from jaxnas import runs
@@ -326,10 +328,25 @@ def test_checkpoints_that_a_kill_has_left_are_removed_at_the_next_look(tmp_path,
         assert RunDirectory(path).has_ended(config)
     else:
         runs.tidy(path)
-    assert not (path / "checkpoints").exists()
+    assert not list(path.glob("checkpoints*"))
+    (path / "checkpoints.partial").mkdir()  # killed while they were removed
+    runs.tidy(path)
+    assert not list(path.glob("checkpoints*"))
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(jaxnas.RunError, match=r"file.run: cannot be written"):
         start(tmp_path / "file" / "run", {})
+
+
+def test_why_a_run_that_has_ended_gets_no_more_epochs(tmp_path):
+    search = functools.partial(
+        jaxnas.darts.search, Planted, planted_data(100), batch_size=20, progress=False, workdir=tmp_path
+    )
+    search(epochs=1)
+    with pytest.raises(jaxnas.RunError, match=r"epochs was 1, is now 2.*More epochs cannot be added"):
+        search(epochs=2)
+    with pytest.raises(jaxnas.RunError) as other:
+        search(epochs=2, grad_clip=1.0)
+    assert "More epochs" not in str(other.value)

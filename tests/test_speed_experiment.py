@@ -29,7 +29,7 @@ def test_ratio_is_the_median_of_the_rounds_with_its_spread():
 
 @pytest.mark.parametrize(("theirs", "ours"), [([], []), ([1.0], [1.0, 2.0])])
 def test_ratio_refuses_rounds_that_do_not_pair(theirs, ours):
-    with pytest.raises(ValueError, match="as many rounds"):
+    with pytest.raises(ValueError, match="the same number of rounds"):
         table.ratio(theirs, ours)
 
 

@@ -1,4 +1,4 @@
-"""Measures how long a checkpoint takes, and what share of an epoch of a minute that is.
+"""Measures how long a checkpoint takes, and what share of an epoch of 30 s that is.
 
 python -m experiments.checkpoints [--repeats 9]
 """
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
     repeats = parser.parse_args().repeats
-    print("| search | arrays | numbers, millions | save, ms | of an epoch of a minute | restore, ms |")
+    print("| search | arrays | numbers, millions | save, ms | of an epoch of 30 s | restore, ms |")
     print("|---|---|---|---|---|---|")
     for name, state in states():
         leaves = [leaf for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
@@ -69,7 +69,7 @@ def main() -> None:
         size = sum(leaf.size for leaf in leaves) / 1e6
         print(
             f"| {name} | {len(leaves)} | {size:.2f} | {1000 * save:.0f} ({1000 * low:.0f} to {1000 * high:.0f}) | "
-            f"{100 * save / 60:.2f} % | {1000 * statistics.median(restores[1:]):.0f} |",
+            f"{100 * save / 30:.2f} % | {1000 * statistics.median(restores[1:]):.0f} |",
             flush=True,
         )
 

@@ -1,4 +1,4 @@
-"""DARTS on CIFAR-10: search for cells, and training of what was found.
+"""DARTS on CIFAR-10: search for cells, and training of the result.
 
 `python -m experiments.darts --help`
 """

@@ -1,4 +1,4 @@
-"""Runs DARTS on CIFAR-10, in pieces if need be: called again, it goes on."""
+"""Runs DARTS on CIFAR-10, in several calls if need be: the same command resumes."""
 
 import argparse
 from pathlib import Path
@@ -15,6 +15,12 @@ def main() -> None:
     parser.add_argument("steps", choices=["search", "evaluate", "both"])
     parser.add_argument("--order", type=int, choices=[1, 2], default=2, help="of the search (default: 2)")
     parser.add_argument(
+        "--hypergradient",
+        choices=["exact", "finite_difference"],
+        default="exact",
+        help="for the second order: the exact gradient, or the paper's estimate of it (default: exact; see README.md)",
+    )
+    parser.add_argument(
         "--genotype", help=f"what to evaluate: {', '.join(PUBLISHED)}, or a file (default: what the search found)"
     )
     parser.add_argument("--small", action="store_true", help="smaller nets, fewer images and epochs: minutes on a CPU")
@@ -23,15 +29,19 @@ def main() -> None:
     )
     parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
     parser.add_argument(
-        "--max-minutes", type=float, default=10.0, help="stop in time; the same command goes on (default: 10)"
+        "--max-minutes", type=float, default=10.0, help="time limit; the same command resumes (default: 10)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="run directory (default: runs/darts-ORDER[-small]-SEED, or with the genotype)")
+    parser.add_argument(
+        "--out", help="run directory (default: runs/darts-ORDER[-estimated][-small]-SEED, or with the genotype)"
+    )
     options = parser.parse_args()
     if options.genotype and options.steps != "evaluate":
         parser.error("--genotype is for `evaluate`")
 
-    what = Path(options.genotype).stem if options.genotype else f"order{options.order}"
+    estimated = options.order == 2 and options.hypergradient == "finite_difference"
+    what = f"order{options.order}{'-estimated' * estimated}"
+    what = Path(options.genotype).stem if options.genotype else what
     out = Path(options.out or Path("runs") / f"darts-{what}{'-small' * options.small}-{options.seed}")
     genotype = None
     if options.steps == "evaluate":
@@ -47,6 +57,7 @@ def main() -> None:
         data.load(name, data_dir=options.data_dir),
         steps=options.steps,
         order=options.order,
+        hypergradient=options.hypergradient,
         genotype=genotype,
         out=out,
         seed=options.seed,

@@ -16,7 +16,7 @@ from jaxnas.training import retrain
 
 
 def seconds(function, *args, **options):
-    """(what it gives, how long it takes)."""
+    """Returns the result of a call, and how long it took."""
     start = time.perf_counter()
     result = jax.block_until_ready(function(*args, **options))
     return result, time.perf_counter() - start

@@ -1,14 +1,14 @@
 """What is searched and how the result is trained: the paper's settings, and small ones for minutes on a CPU.
 
 Liu, Simonyan, Yang 2019, arXiv 1806.09055, section 3 and appendix A, and the authors' code (github.com/quark0/darts).
-What is not here is a default of `jaxnas.darts.search` or `jaxnas.training.fit`, which are the paper's.
+Everything else is a default of `jaxnas.darts.search` or `jaxnas.training.fit`, which are the paper's.
 """
 
 from typing import NamedTuple
 
 
 class Search(NamedTuple):
-    """Of the network in which is searched (`spaces.darts`)."""
+    """Settings of the network that is searched (`spaces.darts`)."""
 
     channels: int
     cells: int
@@ -17,7 +17,7 @@ class Search(NamedTuple):
 
 
 class Final(NamedTuple):
-    """Of the network in which the result is trained (`spaces.darts_evaluation`)."""
+    """Settings of the network in which the result is trained (`spaces.darts_evaluation`)."""
 
     channels: int
     cells: int
@@ -33,7 +33,7 @@ class Final(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Of a whole experiment; `images` limits the training and a fifth of it the test images, None is all."""
+    """Settings of an experiment; `images` limits the training images, a fifth of it the test images; None is all."""
 
     search: Search
     final: Final

@@ -1,8 +1,9 @@
-"""The steps of the experiment. Each leaves its result on disk, so that a run that was cut off goes on where it was."""
+"""The steps of the experiment. Each leaves its result on disk, so that an interrupted run resumes."""
 
 import dataclasses
 import time
 from pathlib import Path
+from typing import Literal
 
 import optax
 
@@ -18,8 +19,17 @@ GENOTYPE = "genotype.txt"
 PUBLISHED = {"DARTS_V1": spaces.DARTS_V1, "DARTS_V2": spaces.DARTS_V2}
 
 
-def search(settings: Search, data: Dataset, *, order: int, out: Path, seed: int, minutes: float) -> Genotype | None:
-    """Searches, or goes on searching. Gives the genotype once the search has ended, and writes it to a file."""
+def search(
+    settings: Search,
+    data: Dataset,
+    *,
+    order: int,
+    out: Path,
+    seed: int,
+    minutes: float,
+    hypergradient: Literal["exact", "finite_difference"] = "exact",
+) -> Genotype | None:
+    """Starts or resumes the search. Returns the genotype once the search has ended, and writes it to a file."""
     if not (out / "result.json").exists():
         result = jaxnas.darts.search(
             spaces.darts(channels=settings.channels, cells=settings.cells, num_classes=classes(data)),
@@ -27,6 +37,7 @@ def search(settings: Search, data: Dataset, *, order: int, out: Path, seed: int,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             order=order,
+            hypergradient=hypergradient,
             seed=seed,
             workdir=out,
             max_minutes=minutes,
@@ -39,7 +50,7 @@ def search(settings: Search, data: Dataset, *, order: int, out: Path, seed: int,
 
 
 def read_genotype(given: str) -> Genotype:
-    """A genotype by its published name, or of a file: the authors' text, or an architecture as JSON."""
+    """A genotype by its published name, or from a file: the authors' text, or an architecture as JSON."""
     if given in PUBLISHED:
         return PUBLISHED[given]
     if given.endswith(".json"):
@@ -50,7 +61,7 @@ def read_genotype(given: str) -> Genotype:
 def evaluate(
     settings: Final, data: Dataset, genotype: Genotype, *, out: Path, seed: int, minutes: float
 ) -> float | None:
-    """Trains a genotype from scratch, or goes on with it. Gives the test accuracy once it has ended."""
+    """Trains a genotype from scratch, or resumes this. Returns the test accuracy once it has ended."""
     network = spaces.darts_evaluation(
         channels=settings.channels,
         cells=settings.cells,
@@ -82,7 +93,7 @@ def evaluate(
 
 
 class _Noted(jaxnas.callbacks.Callback):
-    """Writes into a training's directory which genotype it is of, once the directory is the training's."""
+    """Writes the genotype into the directory of its training, once the directory is the training's."""
 
     def __init__(self, genotype: Genotype):
         self._genotype = genotype
@@ -102,7 +113,7 @@ def final_optimizer(settings: Final, *, steps_per_epoch: int) -> optax.GradientT
 
 
 def classes(data: Dataset) -> int:
-    """Number of classes, which a data set that was made knows."""
+    """Number of classes of a data set."""
     assert data.num_classes is not None
     return data.num_classes
 
@@ -117,10 +128,11 @@ def run(
     out: Path,
     seed: int,
     minutes: float,
+    hypergradient: Literal["exact", "finite_difference"] = "exact",
 ) -> float | None:
-    """Runs as much of the steps (`"search"`, `"evaluate"` or `"both"`) as fits into `minutes`; the same call goes on.
+    """Runs as much of the steps (`"search"`, `"evaluate"` or `"both"`) as fits into `minutes`; the same call resumes.
 
-    `genotype` is what to evaluate, None for what the search finds.
+    `genotype` is what to evaluate; None for the result of the search.
 
     Returns:
       The test accuracy once the training has ended.
@@ -128,7 +140,8 @@ def run(
     started = time.perf_counter()
     data = limited(data, settings.images)
     if genotype is None:
-        genotype = search(settings.search, data, order=order, out=out, seed=seed, minutes=minutes)
+        about = {"order": order, "hypergradient": hypergradient}
+        genotype = search(settings.search, data, **about, out=out, seed=seed, minutes=minutes)
         if genotype is None:
             return None
         print(f"{genotype}\nis in {out / GENOTYPE}, as JSON in {out / 'final_arch.json'}", flush=True)
@@ -136,6 +149,6 @@ def run(
             return None
     left = minutes - (time.perf_counter() - started) / 60
     if left <= 0:
-        print("out of time; the same call goes on with the final training")
+        print("at the time limit; the same call continues with the final training")
         return None
     return evaluate(settings.final, data, genotype, out=out / "final", seed=seed, minutes=left)

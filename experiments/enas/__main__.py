@@ -1,4 +1,4 @@
-"""Runs ENAS on CIFAR-10, in pieces if need be: called again, it goes on."""
+"""Runs ENAS on CIFAR-10, in several calls if need be: the same command resumes."""
 
 import argparse
 from pathlib import Path
@@ -16,9 +16,7 @@ def main() -> None:
         "--data", default="cifar10", help="cifar10, or an .npz file of it (see jaxnas.data.Dataset.save)"
     )
     parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
-    parser.add_argument(
-        "--minutes", type=float, default=9.0, help="stop in time; the same command goes on (default: 9)"
-    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="time limit; the same command resumes (default: 9)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="run directory (default: runs/enas-SPACE[-small]-SEED)")
     options = parser.parse_args()

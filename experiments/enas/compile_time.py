@@ -1,4 +1,4 @@
-"""How long a step of the supernet's weights takes to trace and compile, and how long 10,000 architectures to sample."""
+"""How long it takes to trace and compile a step of the supernet's weights, and to sample 10,000 architectures."""
 
 import argparse
 import time
@@ -21,7 +21,7 @@ MODELS = {
 
 
 def seconds(function, *args):
-    """(what it gives, how long it takes)."""
+    """Returns the result of a call, and how long it took."""
     start = time.perf_counter()
     result = jax.block_until_ready(function(*args))
     return result, time.perf_counter() - start

@@ -1,6 +1,6 @@
 """Whether the controller finds the best architecture where the reward is known, with and without its step embedding.
 
-The reward is the share of decisions as in a target, which is drawn at random for each seed.
+The reward is the share of decisions that agree with a target, which is drawn at random for each seed.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=400)
     parser.add_argument("--entropy-weight", type=float, default=0.01)
     options = parser.parse_args()
-    print(f"seeds of {options.seeds} that end with over 90 % on the target, after {options.updates} updates")
+    print(f"seeds out of {options.seeds} that end with over 90 % on the target, after {options.updates} updates")
     for name, space in (("layers", LAYERS), ("layers and skips", SKIPS)):
         for step_embedding in (True, False):
             curves = learning_curves(

@@ -1,7 +1,7 @@
 """What is searched, how, and how the result is trained: the paper's settings, and small ones for minutes on a CPU.
 
 Pham et al. 2018, arXiv 1802.03268, section 3.2, and the authors' scripts for CIFAR-10 (melodyguan/enas, scripts/).
-README.md says where our parts have no argument for what their code does.
+README.md lists what their code does that our parts have no argument for.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jaxnas import ChoiceSpec, enas, spaces
 
 
 class Search(NamedTuple):
-    """Of the supernet and the controller. `weight_decay` is twice the authors' `l2_reg`, which multiplies Σ w²."""
+    """The supernet and the controller. `weight_decay` is twice the authors' `l2_reg`, which multiplies Σ w²."""
 
     model: Any
     controller: Callable
@@ -32,7 +32,7 @@ class Search(NamedTuple):
 
 
 class Final(NamedTuple):
-    """Of the network found. `weight_decay` as in `Search`."""
+    """Settings of the final network. `weight_decay` as in `Search`."""
 
     model: Any
     epochs: int
@@ -44,7 +44,7 @@ class Final(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Of a whole experiment; `images` limits the training and a fifth of it the test images, None is all."""
+    """Settings of an experiment; `images` limits the training images, a fifth of it the test images; None is all."""
 
     search: Search
     final: Final

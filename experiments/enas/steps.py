@@ -1,4 +1,4 @@
-"""The steps of the experiment. Each leaves its result on disk, so that a run that was cut off goes on where it was."""
+"""The steps of the experiment. Each leaves its result on disk, so that an interrupted run resumes."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def limited(data: Dataset, images: int | None) -> Dataset:
 
 
 def search(settings: Search, data: Dataset, *, out: Path, seed: int, minutes: float) -> bool:
-    """Searches, or goes on searching. Gives whether the search has ended."""
+    """Starts or resumes the search. Returns whether it has ended."""
     if (out / "result.json").exists():
         return True
     steps = int(len(data.x_train) * settings.train_portion) // settings.batch_size
@@ -86,7 +86,7 @@ def compare(settings: Search, data: Dataset, *, out: Path, seed: int) -> dict:
 
 
 def train(settings: Final, data: Dataset, *, out: Path, seed: int, minutes: float) -> float | None:
-    """Trains the found architecture from scratch, or goes on with it. Gives the test accuracy once it has ended."""
+    """Trains the final architecture from scratch, or resumes this. Returns the test accuracy once it has ended."""
     folder = out / "final"
     if (folder / "result.json").exists():
         return runs.read_result(folder)["test_accuracy"]
@@ -112,7 +112,7 @@ def train(settings: Final, data: Dataset, *, out: Path, seed: int, minutes: floa
 
 
 def run(settings: Settings, data: Dataset, *, out: Path, seed: int, minutes: float) -> None:
-    """Runs as many steps as fit into `minutes`; the same call goes on."""
+    """Runs as many steps as fit into `minutes`; the same call resumes."""
     started = time.perf_counter()
 
     def left() -> float:
@@ -129,7 +129,7 @@ def run(settings: Settings, data: Dataset, *, out: Path, seed: int, minutes: flo
         flush=True,
     )
     if left() <= 0:
-        print("out of time; the same call goes on with the final training")
+        print("at the time limit; the same call continues with the final training")
         return
     accuracy = train(settings.final, data, out=out, seed=seed, minutes=left())
     if accuracy is not None:

@@ -1,1 +1,1 @@
-"""Faults done to runs of every kind: kills, power cuts, damaged files; and what becomes of the runs."""
+"""Faults injected into runs of every kind: kills, power cuts, damaged files; and what becomes of the runs."""

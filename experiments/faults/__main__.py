@@ -1,4 +1,4 @@
-"""Does faults to runs of every kind and counts what becomes of them.
+"""Injects faults into runs of every kind and counts what becomes of them.
 
 python -m experiments.faults [--kills 1000] [--cuts 300] [--damages 5000] [--files 10000] [--minutes 60]
 """
@@ -19,13 +19,13 @@ BAD = ("lost", "silent", "traceback", "warned")
 
 
 def main() -> int:
-    """Prints a table; gives 1 if something was lost, silently wrong, or ended in a bare traceback."""
+    """Prints a table; returns 1 if something was lost, silently wrong, or ended in a bare traceback."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--cuts", type=int, default=300)
     parser.add_argument("--damages", type=int, default=5000)
     parser.add_argument("--files", type=int, default=10000)
-    parser.add_argument("--minutes", type=float, default=60.0, help="at most, shared by what is asked for")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit for all faults together")
     parser.add_argument("--kinds", nargs="+", help="of runs, for kills and cuts; default: all")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -16,7 +16,7 @@ from jaxnas.runs import checkpoints
 
 
 def cuts(kind: str, number: int, folder: Path, draw: random.Random, deadline: float) -> Counter:
-    """Cuts the power of a run of a kind so often (or until a time); everything in this process.
+    """Cuts the power of runs of one kind that often (or until a time), all in this process.
 
     Returns:
       Counts: `done` cuts, of which `lost` (refused, or less is saved than had been), `silent` (ended otherwise),

@@ -1,4 +1,4 @@
-"""Every file of runs damaged in every way, under every command; and what the command then says."""
+"""Damages every file of runs in every way, and checks what every command then says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jaxnas.report.watch import Source
 from jaxnas.runs.reading import with_checksums
 
 Command = Callable[[Path], Any]
-"""(copy of the subject) -> what it gives; equal things are equal."""
+"""(copy of the subject) -> result, which can be compared by ==."""
 
 _TOLD = (ValueError, ArithmeticError, FileNotFoundError)
 _VALUES: list[Any] = [
@@ -148,18 +148,18 @@ SLOW = {("interrupted", "same call"), ("fit", "same call"), ("seeds", "same call
 def damages(
     number: int, folder: Path, draw: random.Random, deadline: float, damage: Callable[[Path, random.Random], bool]
 ) -> Counter:
-    """Damages files so often (or until a time).
+    """Damages files that often (or until a time).
 
     Args:
-      number: of damages.
+      number: how many files to damage.
       folder: an empty folder.
       draw: which subject, command, file.
-      deadline: of `time.monotonic`.
+      deadline: as `time.monotonic` counts.
       damage: `damage(file, draw)` damages it, and says whether it could.
 
     Returns:
       Counts: `done`; `same` and `told` (a warning, or one clear error) are as it should be; `silent` (the command gives
-      something else without a word), `traceback`.
+      something else and reports nothing), `traceback`.
     """
     counts: Counter = Counter()
     build(folder / "whole")
@@ -213,8 +213,8 @@ def _judged(command: Command, path: Path, expected: Any, file: Path) -> tuple[st
             return "traceback", repr(e)[:2000]
     if found == expected:
         return "same", ""
-    named = f"{file.parent.name}/{file.name}"  # in a row of a table, say
-    told = bool(warned) or (named in repr(found) and named not in repr(expected))
+    names = (f"{file.parent.name}/{file.name}", f"has no {file.name}")  # in a row of a table, say
+    told = bool(warned) or any(name in repr(found) and name not in repr(expected) for name in names)
     return ("told" if told else "silent"), str(found)[-700:]
 
 

@@ -17,7 +17,7 @@ from experiments.faults import work
 
 
 def in_child(kind: str, path: Path, told: Path, seconds: float = 600.0) -> int | None:
-    """Runs in a process of its own, which is killed after so many seconds; None if it was.
+    """Runs in a separate process, which is killed after that many seconds; None if it was.
 
     Returns:
       0 if the run has ended, 1 if jaxnas refused it, 2 for a bare traceback; `told` has what was said.
@@ -52,7 +52,7 @@ def in_child(kind: str, path: Path, told: Path, seconds: float = 600.0) -> int |
 
 
 def kills(kind: str, number: int, folder: Path, draw: random.Random, deadline: float) -> Counter:
-    """Kills runs of a kind so often (or until a time), and compares those that come to their end.
+    """Kills runs of one kind that often (or until a time), and compares those that finish.
 
     Returns:
       Counts: `done` kills, `runs` that ended, and of these `lost`, `silent` (ended otherwise) and `traceback`.

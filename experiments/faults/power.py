@@ -1,7 +1,7 @@
-"""Power cuts: a run is recorded, and the disk made again as it may be after a cut, without what was not synced.
+"""Power cuts: a run is recorded, and the disk is rebuilt as it may be after a cut, without what was not synced.
 
-A file holds what it held when it was last synced; a folder has the names it had then. Whatever was done since may or
-may not be on the disk, each for itself: `strict` drops all of it, `torn` draws for every name and every file, whose
+A file holds what it held when it was last synced; a folder has the names it had then. Each later change may or
+may not be on the disk: `strict` drops all of it, `torn` draws for every name and every file, whose
 end may be missing or zeros.
 """
 
@@ -82,7 +82,7 @@ class Recorder:
         return watched
 
     def _note(self, opened: int) -> None:
-        """Remembers what is on the disk of a file or folder from now on."""
+        """Remembers what the disk holds of a file or folder from now on."""
         self._held.append(opened)
         about = os.fstat(opened)
         if stat.S_ISDIR(about.st_mode):

@@ -94,13 +94,13 @@ KINDS: dict[str, Callable[[Path], None]] = {
 
 
 def run(kind: str, path: Path) -> None:
-    """Begins or continues a run; one that has finished is left."""
+    """Begins or resumes a run; a finished one is left as it is."""
     with contextlib.suppress(RunEndedError):
         KINDS[kind](path)
 
 
 def outcome(kind: str, path: Path) -> dict[str, Any]:
-    """All that a run that has ended leaves, without times. Raises RunError if something of it is damaged."""
+    """Everything that a finished run leaves, without times. Raises RunError if any of it is damaged."""
     if kind == "black box":
         lines = [json.loads(line) for line in (path / "trials.jsonl").read_text().splitlines()]
         return {"trials": [_timeless(line) for line in lines]}
@@ -118,7 +118,7 @@ def _left(folder: Path) -> dict[str, Any]:
         "history": [_timeless(record) for record in runs.read_history(folder)],
         "weights": (folder / "weights.msgpack").read_bytes(),
         "arch": arch.read_bytes() if arch.exists() else b"",
-        "checkpoints": (folder / "checkpoints").exists(),
+        "checkpoints": [left.name for left in folder.glob("checkpoints*")],
     }
 
 

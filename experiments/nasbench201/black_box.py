@@ -37,13 +37,13 @@ PAPER = {
 
 
 class Outcome(NamedTuple):
-    """What searches of many seeds found.
+    """The results of searches from many seeds.
 
     Attributes:
       found: float32 `[seeds, 6]`: `COLUMNS` of the best architecture within the budget.
       trials: int32 `[seeds]`: architectures trained within the budget.
       curve: float32 `[times, seeds, 3]`: test accuracy, on the three data sets, of the best architecture so far.
-      derived: as `found`, of the most probable architecture of a policy at the end; of other searchers the same.
+      derived: as `found`, for the most probable architecture of a policy at the end; for other searchers as `found`.
     """
 
     found: jax.Array
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 
 
 def simulate(searcher: Searcher, *, budget: float = BUDGET, points: int = 120) -> Callable[[jax.Array], Outcome]:
-    """The searches of many seeds as one pure function of their keys, for jit.
+    """The searches from many seeds as one pure function of their keys, for jit.
 
     As in the paper's code: an architecture costs what 12 epochs of training it took, is scored by its validation
     accuracy after them, and the search ends before the first that exceeds the budget.
@@ -86,7 +86,7 @@ def simulate(searcher: Searcher, *, budget: float = BUDGET, points: int = 120) -
 
 
 def run(*, seeds: int = 500, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Runs every searcher; gives its numbers."""
+    """Runs every searcher; returns its numbers."""
     keys = jax.random.split(jax.random.key(seed), seeds)
     results = {}
     for name, searcher in SEARCHERS.items():

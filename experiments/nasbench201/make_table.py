@@ -1,4 +1,4 @@
-"""Makes the package's NAS-Bench-201 table of a CSV file with one row per architecture, in the official order."""
+"""Makes the package's NAS-Bench-201 table from a CSV file with one row per architecture, in the official order."""
 
 import argparse
 import csv
@@ -10,7 +10,7 @@ from jaxnas.benchmarks.nasbench201 import COLUMNS, TABLE
 
 
 def make(source: Path, target: Path) -> None:
-    """Writes each column as integers (digits after the point as `COLUMNS` says), their bytes apart, compressed.
+    """Writes each column as integers (digits after the point as `COLUMNS` says), their bytes separated, compressed.
 
     Bytes of one significance vary little from row to row once they stand together, so they compress to a third.
 

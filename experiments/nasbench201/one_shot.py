@@ -1,4 +1,4 @@
-"""One-shot searches of NAS-Bench-201's space on CIFAR-10, in pieces if need be: called again, a search goes on."""
+"""One-shot searches of NAS-Bench-201's space on CIFAR-10, in several calls if need be: the same call resumes."""
 
 import argparse
 import functools
@@ -17,7 +17,7 @@ from jaxnas.policies.simple import uniform
 
 
 class Settings(NamedTuple):
-    """What is searched on what, and how.
+    """The settings of a search: network, images and method.
 
     Attributes:
       channels, cells: of the supernet.
@@ -80,7 +80,7 @@ def prepare(images: Dataset, settings: Settings) -> Dataset:
 
 
 def search(method: str, settings: Settings, images: Dataset, *, out: Path, seed: int, minutes: float) -> bool:
-    """Searches, or goes on searching; gives whether the search has ended.
+    """Starts or resumes a search; returns whether it has ended.
 
     The optimisers are those of the authors' one-shot searches: SGD with Nesterov momentum 0.9, its rate falling along a
     cosine once per epoch; DARTS and RSPS 0.025 to 0.001 with weight decay 5e-4 and batches of 64, ENAS 0.05 to
@@ -124,7 +124,7 @@ def search(method: str, settings: Settings, images: Dataset, *, out: Path, seed:
 
 
 def course(out: Path) -> list[dict[str, Any]]:
-    """Per epoch the derived architecture, what the table says of it, and its number of skip connections."""
+    """For each epoch the derived architecture, its numbers in the table, and its number of skip connections."""
     return [
         {
             "epoch": record["epoch"] + 1,
@@ -158,9 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.nasbench201.one_shot", description=__doc__)
     parser.add_argument("method", choices=METHODS)
     add_data_options(parser)
-    parser.add_argument(
-        "--minutes", type=float, default=9.0, help="stop in time; called again, it goes on (default: 9)"
-    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="time limit; the same command resumes (default: 9)")
     parser.add_argument("--epochs", type=int, help="other than the settings'")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="default: runs/nasbench201/METHOD[-small]-SEED")

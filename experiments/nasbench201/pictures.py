@@ -55,8 +55,8 @@ LINES = {"darts-2": "--", "darts-2-fd": ":"}
 def draw_courses(courses: list[tuple[str, list[dict[str, Any]]]], path: Path) -> None:
     """CIFAR-10 test accuracy, in the table, of the architecture derived after each epoch, and its skip connections.
 
-    Bold is the median of a tenth of the search around each epoch, thin the epochs themselves. A second search by one
-    method is dash-dotted.
+    The bold line is the median over a tenth of the search around each epoch, the thin one the epochs themselves. A
+    second search by the same method is dash-dotted.
     """
     figure, (accuracy, skips) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
     for number, (name, course) in enumerate(courses):

@@ -1,4 +1,4 @@
-"""CIFAR-10 in files of under 60 MB, for a machine that data can only be carried to in small files."""
+"""CIFAR-10 in files of under 60 MB, for a machine to which only small files can be copied."""
 
 import argparse
 from pathlib import Path

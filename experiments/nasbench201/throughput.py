@@ -1,4 +1,4 @@
-"""Regularised evolution over the table: 500 seeds in one jitted call, beside a plain Python one, in the same run."""
+"""Regularised evolution over the table: 500 seeds in one jitted call, compared with plain Python in the same run."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ TRIALS = 135  # enough for every seed to spend the budget; about 100 fit into it
 
 
 def python_evolution(scores: np.ndarray, seconds: np.ndarray, rng: random.Random) -> tuple[float, int]:
-    """One search; gives the best score and the number of architectures it evaluated."""
+    """One search; returns the best score and the number of architectures it evaluated."""
     population: deque = deque()
     clock, best, count = 0.0, -1.0, 0
     while True:
@@ -69,7 +69,7 @@ def main() -> None:
     tables = [np.asarray(table.values) for table in (score, cost)]
 
     ours, theirs = [], []
-    for repeat in range(options.repeats):  # in turn, so that a busy machine is unfair to neither
+    for repeat in range(options.repeats):  # in turn, so that a busy machine affects both
         start = time.perf_counter()
         jax.block_until_ready(compiled(keys))
         ours.append(time.perf_counter() - start)

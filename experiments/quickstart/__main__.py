@@ -4,6 +4,7 @@ import argparse
 
 from experiments.quickstart.steps import run
 from jaxnas import data, runs
+from jaxnas.model.entropy import sureness
 
 
 def main() -> None:
@@ -22,12 +23,18 @@ def main() -> None:
     result, trained = run(
         images, epochs=options.epochs, retrain_epochs=options.retrain_epochs, out=out, seed=options.seed
     )
-    print(f"\nFound {result.arch}; after retraining it has {100 * trained.test_accuracy:.2f} % test accuracy.")
+    print(f"\nFound {result.arch}. How sure each choice is:")
+    last = result.history[-1]
+    for key, spec in result.space.items():
+        print(f"  {key}: {sureness(spec, last['probabilities'][key])}")
+    print(f"With the weights of the search it has {100 * last['derived_accuracy']:.2f} % on held-out training data;")
+    print(f"trained on its own it has {100 * trained.test_accuracy:.2f} % test accuracy.")
     print(f"Architecture: {out / 'final_arch.json'}   history: {out / 'history.jsonl'}   retraining: {out / 'retrain'}")
     print("\nNext, try:")
     print(f"  .venv/bin/jaxnas show {out}                       what the search found, and how sure it is")
     print(f"  .venv/bin/jaxnas report {out}                     the whole search as a page to open in a browser")
     print(f"  .venv/bin/jaxnas retrain {out} --inherit          start from the supernet's weights")
+    print(f"  .venv/bin/jaxnas predict {out / 'retrain'} FILE    classify images with the trained model")
     print("  .venv/bin/python -m experiments.quickstart --data cifar10 --data-dir DIR --epochs 2 --retrain-epochs 10")
     print("  .venv/bin/jaxnas search darts --model my_module:MyNet --data my_data.npz --out runs/mine")
 

@@ -1,1 +1,1 @@
-"""jaxnas beside PyTorch and NNI: `python -m experiments.speed --help`."""
+"""jaxnas compared with PyTorch and NNI: `python -m experiments.speed --help`."""

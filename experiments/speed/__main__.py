@@ -1,4 +1,4 @@
-"""Measures jaxnas beside PyTorch and NNI and prints one table."""
+"""Measures jaxnas, PyTorch and NNI, and prints one table."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ def processor() -> str:
 
 
 def has_gpu() -> bool:
-    """Whether JAX computes on a GPU; asked in a process of its own, since it would take the GPU's memory."""
+    """Whether JAX computes on a GPU; asked in a separate process, since JAX would take the GPU's memory."""
     code = "import jax; print(jax.default_backend())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return done.stdout.strip().endswith("gpu")
@@ -38,7 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.speed", description=__doc__)
     parser.add_argument("--json", type=Path, help="write everything measured there")
     parser.add_argument("--rows", help="only these, by name and separated by commas (--list names them)")
-    parser.add_argument("--list", action="store_true", help="name the rows and end")
+    parser.add_argument("--list", action="store_true", help="list the rows and exit")
     parser.add_argument("--torch-python", help="a Python with PyTorch and NNI (see README.md); else only ours")
     parser.add_argument("--small", action="store_true", help="tiny nets and one round: shows that everything runs")
     parser.add_argument("--rounds", type=int, help="how often each side runs, in turn (default: per row, 1 to 3)")
@@ -86,13 +86,13 @@ def main() -> int:
                 f"heap {'as it is' if options.default_heap else 'kept'} on both sides; "
                 + "; ".join(f"{side}: {said}" for side, said in sorted(bench.device().items()))
             )
-            if options.json:  # after every row, so that what was measured outlives whatever comes
+            if options.json:  # after every row, so that nothing measured is lost if a later row fails
                 found = {"where": where, "rows": lines, "processes": bench.reports()}
                 options.json.write_text(json.dumps(found, indent=1) + "\n")
     finally:
         bench.close()
     print(markdown(lines, where))
-    print(f"\n{time.perf_counter() - began:.0f} s in all", file=sys.stderr)
+    print(f"\n{time.perf_counter() - began:.0f} s in total", file=sys.stderr)
     wrong = [line["name"] for line in lines if not same_work(line, options.dtype)]
     if wrong:
         print(f"The losses of the two sides do not agree in {wrong}: it is not the same work.", file=sys.stderr)

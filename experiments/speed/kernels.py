@@ -1,4 +1,4 @@
-"""Times formulations of convolutions and pooling among which `jaxnas.ops` chooses."""
+"""Times the formulations of convolutions and pooling from which `jaxnas.ops` chooses."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
 class Failure(Exception):
-    """A process that gave no report, in a few words."""
+    """A process that gave no report, and why."""
 
 
 @dataclasses.dataclass
@@ -54,7 +54,7 @@ class Bench:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def line(self, row: Row) -> dict[str, Any]:
-        """Measures a row. What fails is said in `problem`; nothing that was measured is lost."""
+        """Measures a row. A failure is reported in `problem`; nothing that was measured is lost."""
         line: dict[str, Any] = {"name": row.name, "what": row.what, "unit": row.unit, "target": row.target}
         line |= {"ours": [], "theirs": [], "compiled": None, "ratio": None, "loss_difference": None, "problem": ""}
         theirs = row.theirs if self.torch_python else None
@@ -75,7 +75,7 @@ class Bench:
         return line
 
     def device(self) -> dict[str, str]:
-        """What the sides said of where they ran and in which versions."""
+        """Where the sides ran and in which versions, as they reported it."""
         reports = [(side, report) for (side, *_), report in self._reports.items() if "version" in report]
         return {side: f"{report['version']} on {report['device']}" for side, report in reports}
 
@@ -113,7 +113,7 @@ class Bench:
         return self._reports[key]
 
     def _run(self, side: str, workload: Workload) -> dict[str, Any]:
-        """One process; gives its last line."""
+        """Runs one process; returns its last line."""
         if side == "ours":
             command = [sys.executable, "-m", "experiments.speed.ours"]
         else:

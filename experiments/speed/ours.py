@@ -116,7 +116,7 @@ def weight_optimizer(workload: Workload):
 
 
 def search(workload: Workload, path: str | None) -> None:
-    """`darts.search` as a user calls it; without validations, which NNI's epochs do not have either."""
+    """`darts.search` as a user calls it; without validation, which NNI's epochs do not have either."""
     clock = Clock(workload)
     follow = Follow(clock, only_start=workload.kind == "start")
     images, labels = workload.images()
@@ -190,7 +190,7 @@ def steps(workload: Workload, path: str | None) -> None:
 
 
 def _alphas(space, given) -> dict[str, jax.Array]:
-    """Far from even, so that candidates mixed up would show in the loss. Gates are open, as NNI's always are."""
+    """Far from even, so that mixed-up candidates would show in the loss. Gates are open, as NNI's always are."""
     random = np.random.RandomState(2)
     alphas = {}
     for key in given:  # not all choices have logits
@@ -201,7 +201,7 @@ def _alphas(space, given) -> dict[str, jax.Array]:
 
 
 def _exported(workload: Workload, state, policy) -> dict[str, np.ndarray]:
-    """Weights `params/…`, and `alphas/KEY` or, of each step, the architecture that ENAS will sample."""
+    """Weights `params/…`, and `alphas/KEY` or, for each step, the architecture that ENAS will sample."""
     arrays = {f"params/{path}": leaf for path, leaf in flatten_dict(state.params, sep="/").items()}
     if policy is None:
         return arrays | {f"alphas/{key}": alpha for key, alpha in state.alphas.items()}

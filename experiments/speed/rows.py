@@ -1,4 +1,4 @@
-"""The rows of the table: what is measured on either side, and what of it is shown."""
+"""The rows of the table: what is measured on each side, and which part of it is shown."""
 
 import dataclasses
 from typing import NamedTuple
@@ -15,11 +15,11 @@ class Row(NamedTuple):
       ours, theirs: what runs; None for a side that has no such thing.
       value: field of the processes' reports; a list of times stands for its median.
       unit: of the value.
-      form: `plain`; `growth`, how many times the value of `base` it is; `feeding`, the share of an epoch that the
-        same number of steps on batches that are there already (`base`) would not have taken.
+      form: `plain`; `growth`, how many times the value of `base` it is; `feeding`, the share of an epoch's time
+        that would be saved with batches already in memory (`base`).
       base: a workload per side.
       fresh: an empty compilation cache in every round.
-      warm_cache: a cache that a process before has filled, in every round.
+      warm_cache: a cache that an earlier process has filled, in every round.
       rounds: how often each side runs, in turn.
       target: of the ratio theirs/ours, or of our value where `theirs` is None or `form` is not plain; "" for none.
       compiled: whether `torch.compile` is tried too, once.
@@ -85,7 +85,7 @@ def rows(*, small: bool, dtype: str, threads: int, on_gpu: bool) -> list[Row]:
         Row("nb201-small", "NAS-Bench-201 supernet, one cell per stage, bilevel step",
             **both(nb201_small), target="≥ 1.3", compiled=True),
         Row("darts-small", "DARTS, first order, 8 channels, 4 cells", **both(little), target="≥ 1.5", compiled=True),
-        Row("darts-second", "DARTS, second order, 8 channels, 4 cells: exact beside finite difference",
+        Row("darts-second", "DARTS, second order, 8 channels, 4 cells: exact against finite difference",
             **both(second), target="≥ 1.5"),
         Row("darts-paper", "DARTS, first order, 16 channels, 8 cells", **both(paper), target="≥ 1.5", compiled=on_gpu),
         Row("memory-paper", "the same, peak resident memory",
@@ -95,11 +95,11 @@ def rows(*, small: bool, dtype: str, threads: int, on_gpu: bool) -> list[Row]:
             start, paper, value="first_step_seconds", fresh=True, rounds=1, target="≤ 60 s"),
         Row("start-warm", "the same, second start", start, paper, value="first_step_seconds",
             warm_cache=True, target="≤ 15 s"),
-        Row("cells", "DARTS, 16 channels: compile time of 20 cells in times of that of 8",
+        Row("cells", "DARTS, 16 channels: compile time of 20 cells as a multiple of that of 8",
             cells[1], None, value="compile_seconds", unit="×", form="growth", base=(cells[0], None), fresh=True,
             rounds=1, target="< 1.6"),
-        Row("candidates", "step of a net of 8 convolutions in one choice, in times of that of 2",
+        Row("candidates", "step of a net of 8 convolutions in one choice, as a multiple of that of 2",
             of_candidates[1], of_candidates[1], unit="×", form="growth", base=(of_candidates[0], of_candidates[0])),
-        Row("seeds", "quickstart net, 8 seeds at once, in times of one",
+        Row("seeds", "quickstart net, 8 seeds at once, as a multiple of one",
             seeds[1], None, unit="×", form="growth", base=(seeds[0], None), target="≤ 2.5 on a GPU"),
     ]  # fmt: skip

@@ -39,7 +39,7 @@ def algorithm_of(name, net, space):
 
 
 def runner(name, net, how, count, steps):
-    """A function that runs so many steps of so many seeds, and waits for them."""
+    """A function that runs that many steps of that many seeds, and waits for them."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (10_000, 32, 32, 3), np.uint8)
     dataset = Dataset(images, random.integers(0, 10, 10_000), num_classes=10)

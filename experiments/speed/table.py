@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Ratio(NamedTuple):
-    """Of paired measurements: the median of the rounds' ratios, and the smallest and the largest."""
+    """For paired measurements: the median of the rounds' ratios, the smallest and the largest."""
 
     median: float
     low: float
@@ -17,10 +17,10 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Ratio:
     """theirs/ours, round by round.
 
     Raises:
-      ValueError: if the rounds are not as many, or none.
+      ValueError: if the sides have different numbers of rounds, or none.
     """
     if len(theirs) != len(ours) or not ours:
-        raise ValueError(f"as many rounds of each side are expected; got {len(theirs)} and {len(ours)}.")
+        raise ValueError(f"the same number of rounds of each side is expected; got {len(theirs)} and {len(ours)}.")
     ratios = [t / o for t, o in zip(theirs, ours, strict=True)]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
@@ -80,7 +80,7 @@ def cells(line: dict[str, Any]) -> tuple[str, ...]:
 
 
 def markdown(lines: Sequence[dict[str, Any]], where: str) -> str:
-    """The table as Markdown, with where it was run above it."""
+    """The table as Markdown, below a line that says where it was run."""
     rule = "|" + "---|" * len(HEAD)
     body = ["| " + " | ".join(cells(line)) + " |" for line in lines]
     return "\n".join([where, "", "| " + " | ".join(HEAD) + " |", rule, *body])

@@ -1,4 +1,4 @@
-"""What is measured, in words that both sides understand. Imports neither JAX nor PyTorch."""
+"""What is measured, in terms that both sides share. Imports neither JAX nor PyTorch."""
 
 import dataclasses
 import json

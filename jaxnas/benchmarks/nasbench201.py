@@ -1,10 +1,10 @@
 """The table of NAS-Bench-201: accuracies and costs of all 15,625 architectures of its cell. Loads in milliseconds.
 
 NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search. Dong, Yang; ICLR 2020; arXiv
-2001.00326. The benchmark is Copyright (c) since 2020 Xuanyi Dong, MIT licence; `nasbench201.NOTICE.txt` beside the
+2001.00326. The benchmark is Copyright (c) since 2020 Xuanyi Dong, MIT licence; `nasbench201.NOTICE.txt` next to the
 table has the licences and sources.
 
-An architecture is written in three ways, and every function here takes any of them:
+An architecture can be written in three ways, and every function here takes any of them:
 
 * a dict of six decisions, as `jaxnas.spaces.nasbench201` has them: `{"1<-0": "nor_conv_3x3", …}`, where `j<-i` is the
   edge from node i to node j (0 is the cell's input, 3 its output);
@@ -40,8 +40,8 @@ class Column(NamedTuple):
     """A column of the table.
 
     Attributes:
-      source: its name in the CSV file that the table is made of.
-      digits: digits after the point that are kept (all there are).
+      source: its name in the CSV file that the table is made from.
+      digits: digits kept after the decimal point (all that the source has).
     """
 
     source: str
@@ -66,7 +66,7 @@ METRICS = ("test_accuracy", "valid_accuracy", "train_seconds", "flops", "params"
 
 
 def query(arch: Arch | int | str, dataset: str = "cifar10", metric: str = "test_accuracy", epochs: int = 200) -> float:
-    """What the table has of one architecture.
+    """A value of the table for one architecture.
 
     ===================  =========================================================================================
     metric               meaning
@@ -83,8 +83,9 @@ def query(arch: Arch | int | str, dataset: str = "cifar10", metric: str = "test_
     `"n_seeds"`          runs of 200 epochs over which accuracies are means: 2 or 3.
     ===================  =========================================================================================
 
-    Values are those of the source to the last digit. Of 204 architectures the FLOPs, and of 150 the parameters, are
-    not those of the cell as it is written (`jaxnas.cost` gives these), since the source averaged in an isomorphic one.
+    Values equal those of the source to the last digit. The FLOPs of 204 architectures, and the parameters of 150, are
+    not those of the cell as it is written (`jaxnas.cost` gives these), since the source averaged them with an
+    isomorphic cell.
 
     Args:
       arch: dict, index or string.
@@ -136,7 +137,7 @@ class DeviceTable:
     values: jax.Array
 
     def __call__(self, arch: Mapping[str, jax.Array]) -> jax.Array:
-        """The value of an architecture in the form that `Space.sample` gives, `{edge: int32 []}`; float32 `[]`."""
+        """The value of an architecture in the form that `Space.sample` returns, `{edge: int32 []}`; float32 `[]`."""
         code: Any = 0
         for edge in EDGES:
             code = code * len(OPERATIONS) + arch[edge]
@@ -267,7 +268,7 @@ def _file() -> dict[str, np.ndarray]:
 
 @functools.cache
 def _columns() -> dict[str, np.ndarray]:
-    """Each column as float64 `[15625]`, read-only; the file holds the four bytes of each integer apart."""
+    """Each column as float64 `[15625]`, read-only; the file stores the four bytes of each integer separately."""
     columns = {}
     for name, column in COLUMNS.items():
         values = np.ascontiguousarray(_file()[name].T).view("<u4")[:, 0] / 10**column.digits

@@ -1,7 +1,7 @@
-"""Black-box searchers: they ask for architectures and are told a number for each, and know nothing else.
+"""Black-box searchers: they propose architectures, get a score for each, and know nothing else.
 
 Each file is one searcher, with `algorithm(space, …)`, its pure functions, and `search(space, evaluate, …)`, which runs
-it with any Python function. They are reached as `jaxnas.evolution` and so on.
+it with any Python function. They are available as `jaxnas.evolution` and so on.
 """
 
 from jaxnas.blackbox import evolution, grid_search, local_search, random_search, reinforce

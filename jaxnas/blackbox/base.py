@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxnas.checks import check_at_least
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 
 SampledArch = dict[str, jax.Array]
 """An architecture in the form `Space.sample` gives: `{key: int32 [], int32 [n_chosen] or bool [n]}`."""
@@ -21,13 +22,13 @@ class Searcher(NamedTuple):
     Attributes:
       init: `(rng) -> state`, a pytree.
       ask: `(state, rng) -> arch`, the architecture to evaluate next.
-      tell: `(state, arch, score) -> state`. `arch` is what was asked for, `score` float32 `[]`, larger is better; NaN
+      tell: `(state, arch, score) -> state`. `arch` is what `ask` returned, `score` float32 `[]`, larger is better; NaN
         for a failed trial, which ranks below all others.
-      skip: `(state, arch) -> state`: `arch` is not going to be evaluated; the next one is asked with another rng.
+      skip: `(state, arch) -> state`: `arch` will not be evaluated; the next call of `ask` gets another rng.
       space: the space searched.
       draw: `(rng, n) -> drawn`, the random numbers of n asks, each leaf with a leading axis `[n]`. None, or given
         together with `propose`: `rollout` then draws for all trials at once, which is faster than in a loop.
-      propose: `(state, drawn) -> arch`, `ask` with one element of what `draw` gave.
+      propose: `(state, drawn) -> arch`, `ask` with one element of what `draw` returned.
     """
 
     init: Callable[[jax.Array], Any]
@@ -39,13 +40,14 @@ class Searcher(NamedTuple):
     propose: Callable[[Any, Any], SampledArch] | None = None
 
 
+@short_repr
 class Rollout(NamedTuple):
     """The course of a search.
 
     Attributes:
       archs: the architectures in order, each leaf with a leading axis `[trials]`.
       scores: float32 `[trials]`.
-      observed: what `observe` gave, with a leading axis `[trials]`; None without it.
+      observed: what `observe` returned, with a leading axis `[trials]`; None without it.
       state: the searcher's state at the end.
     """
 
@@ -63,9 +65,9 @@ def rollout(
     trials: int,
     observe: Callable[[Any], Any] | None = None,
 ) -> Rollout:
-    """Runs a whole search, where the score of an architecture can be computed inside jit (a table, a predictor).
+    """Runs a complete search if the score of an architecture can be computed inside jit (a table, a predictor).
 
-    One search is `jax.jit(lambda key: rollout(…))(key)`; many are `jax.jit(jax.vmap(…))(keys)`. Architectures asked for
+    One search is `jax.jit(lambda key: rollout(…))(key)`; many are `jax.jit(jax.vmap(…))(keys)`. Architectures proposed
     twice are evaluated twice.
 
     Args:
@@ -90,7 +92,7 @@ def rollout(
 
 
 def check_space(space: Any) -> None:
-    """Raises TypeError for what is no space, such as a model."""
+    """Raises TypeError for anything that is not a space, such as a model."""
     if not isinstance(space, Space):
         what = getattr(space, "__name__", type(space).__name__)
         raise TypeError(
@@ -104,5 +106,5 @@ def rank(score: jax.Array) -> jax.Array:
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """Chooses between two pytrees of one structure."""
+    """Chooses between two pytrees of the same structure."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

@@ -17,13 +17,13 @@ from jaxnas.runs.schema import LARGEST
 
 
 class Trial(NamedTuple):
-    """One architecture evaluated: by an evaluator, or by a one-shot search with the supernet's weights.
+    """One architecture and its score: by an evaluator, or by a one-shot search with the supernet's weights.
 
     Attributes:
       arch: its decisions.
       score: what it was ranked by, larger is better; NaN if the evaluation failed.
       error: why it failed, or None.
-      seconds: time of the evaluation; 0 where none is kept (one-shot searches).
+      seconds: time of the evaluation; 0 if it is not recorded (one-shot searches).
       metrics: what else was measured (one-shot searches: loss and metrics; several evaluations: `std`).
     """
 
@@ -39,7 +39,7 @@ class Trial(NamedTuple):
 
 
 def check_evaluator(evaluate: Any) -> None:
-    """Raises TypeError for what cannot be called as `evaluate(arch)` and give a number."""
+    """Raises TypeError for anything that cannot be called as `evaluate(arch)` and return a number."""
     expected = "expected a function `evaluate(arch) -> float`, such as one that trains the model with that architecture"
     if _is_model(evaluate) or inspect.isclass(evaluate):
         what = "class" if inspect.isclass(evaluate) else "model"
@@ -49,7 +49,7 @@ def check_evaluator(evaluate: Any) -> None:
         raise TypeError(f"evaluate is {evaluate!r:.80}; {expected}.")
     try:
         signature = inspect.signature(evaluate)
-    except (ValueError, TypeError):  # of some builtin functions nothing is known
+    except (ValueError, TypeError):  # some builtin functions have no signature
         return
     try:
         signature.bind({}, **({"repeat": 0} if _takes_repeat(evaluate) else {}))
@@ -70,7 +70,7 @@ def _takes_repeat(evaluate: Callable) -> bool:
 
 
 def run_trial(evaluate: Callable[..., float], arch: FixedArch, *, evaluations: int, retries: int) -> Trial:
-    """Evaluates an architecture. An evaluation that fails is tried so many times more."""
+    """Evaluates an architecture. An evaluation that fails is retried up to `retries` times."""
     start = time.perf_counter()
     scores: list[float] = []
     error = None
@@ -98,7 +98,7 @@ def _attempt(evaluate: Callable[..., float], arch: FixedArch, arguments: dict[st
         if _is_model(value):
             return math.nan, f"the evaluator gave a model, {type(value).__name__}; expected its score."
         score = math.nan if isinstance(value, (str, bytes)) else float(value)
-    except Exception as e:  # whatever it is, the other trials are worth keeping
+    except Exception as e:  # whatever the error is, the other trials are worth keeping
         name = type(e).__name__
         return math.nan, _text(lambda e: f"{name}: {e}", e, name)
     if not abs(score) <= LARGEST:
@@ -108,7 +108,7 @@ def _attempt(evaluate: Callable[..., float], arch: FixedArch, arguments: dict[st
 
 
 def _text(words: Callable[[Any], str], value: Any, otherwise: str, most: int = 2000) -> str:
-    """What a user's object says of itself; cut if that is long, something else if it cannot be had."""
+    """The text of a user's object; shortened if it is long, `otherwise` if it raises."""
     try:
         text = words(value)
     except Exception as e:

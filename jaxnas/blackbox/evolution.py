@@ -1,6 +1,6 @@
 """Regularised (aging) evolution. Real, Aggarwal, Huang, Le; AAAI 2019; arXiv 1802.01548, algorithm 1.
 
-A queue of architectures, at first random. Each trial mutates the best of a random sample of the queue, and the child
+A queue of architectures, initially random. Each trial mutates the best of a random sample of the queue, and the child
 takes the place of the oldest.
 """
 
@@ -18,9 +18,11 @@ from jaxnas.blackbox.base import SampledArch, Searcher, check_space, rank
 from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.checks import check_at_least
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.signatures import documented
 
 
+@short_repr
 @struct.dataclass
 class EvolutionState:
     """State of an evolution, for a population of P.
@@ -28,7 +30,7 @@ class EvolutionState:
     Attributes:
       bits: int32 `[P, words]`, the population, each as `Space.to_bits` writes it; slots not yet filled hold zeros.
       scores: float32 `[P]`, -inf for failed trials and empty slots.
-      trials: int32 `[]`, scores told; the oldest of a full population is in slot `trials % P`.
+      trials: int32 `[]`, number of scores received; the oldest of a full population is in slot `trials % P`.
     """
 
     bits: jax.Array
@@ -65,7 +67,7 @@ def algorithm(space: Space, *, population: int = 100, sample: int = 25) -> Searc
         return _random_words(rng, n, (n_uniforms + 1) // 2)
 
     def propose(state: EvolutionState, drawn: tuple[jax.Array, ...]) -> SampledArch:
-        # The same numbers serve either purpose. All seeds of a vmap take one branch together, so it stays a branch.
+        # The same numbers are used for both purposes. All seeds of a vmap take the same branch, so it stays a branch.
         def random() -> jax.Array:
             return space.to_bits(space.decode(_uniforms(drawn)[: space.n_uniforms]))
 
@@ -92,8 +94,8 @@ def algorithm(space: Space, *, population: int = 100, sample: int = 25) -> Searc
 def _random_words(rng: jax.Array, n: int, words: int) -> tuple[jax.Array, ...]:
     """Random bits of n trials, a uint32 `[n]` for each word that a trial needs.
 
-    They are the data of split keys: twice as many for the same work as from `jax.random.bits`, which gives half of what
-    the hash makes. Drawing is a third of what a trial over a table costs.
+    They are the data of split keys: twice as many bits for the same work as from `jax.random.bits`, which returns half
+    of what the hash makes. Drawing is a third of what a trial over a table costs.
     """
     keys = -(-n * words // jax.random.key_data(rng).size)
     flat = jax.random.key_data(jax.random.split(rng, keys)).reshape(-1)
@@ -103,7 +105,7 @@ def _random_words(rng: jax.Array, n: int, words: int) -> tuple[jax.Array, ...]:
 def _uniforms(words: tuple[jax.Array, ...]) -> jax.Array:
     """Uniform numbers in [0, 1), float32 `[2 * words]`, in steps of 2^-16: two of each word.
 
-    An index below k that is made of such a number is as likely as any other to within a share of k/65536.
+    All indices below k made from such a number are equally likely, to within a share of k/65536.
     """
     halves = [half for word in words for half in (word >> 16, word & 0xFFFF)]
     return jnp.stack([half.astype(jnp.float32) / 65536 for half in halves])
@@ -118,7 +120,7 @@ def search(
     sample: int = 25,
     **options: Unpack[TrialOptions],
 ) -> trial_loop.Trials:
-    """Regularised evolution with a Python evaluator. What is returned and raised is that of `trials.run`.
+    """Regularised evolution with a Python evaluator. Returns and raises what `trials.run` does.
 
     Args:
       space: what to search.

@@ -1,4 +1,4 @@
-"""Grid search: every architecture once. In order, the last choice moves fastest; or shuffled; or a part of them."""
+"""Grid search: every architecture once. In order (the last choice fastest), shuffled, or only a part of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.checks import check_at_least
 from jaxnas.model.architecture import ChoiceSpec
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.signatures import documented
 
 _LARGEST = 2**20
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
+@short_repr
 @struct.dataclass
 class GridState:
     """State of a grid search.
@@ -42,9 +44,10 @@ def algorithm(space: Space, *, shuffle: bool = False, start: int = 0) -> Searche
 
     Args:
       space: what to search.
-      shuffle: visit the architectures in another order, which depends on the rng of `init`: with the decisions of each
-        choice permuted, it moves on by about 0.618 of the grid each time, so any part of the order is spread evenly.
-      start: how many architectures of the order to leave out at its beginning.
+      shuffle: visit the architectures in a shuffled order, which depends on the rng of `init`: the decisions of each
+        choice are permuted, and each step advances by about 0.618 of the grid, so any part of the order is spread
+        evenly.
+      start: how many architectures to skip at the beginning of the order.
 
     Raises:
       ValueError: if a single choice has more than 2^20 decisions, or `start` lies beyond the grid.
@@ -93,7 +96,7 @@ def algorithm(space: Space, *, shuffle: bool = False, start: int = 0) -> Searche
 
 
 def _stride(size: int) -> int:
-    """The number next to 0.618 of the size that has no divisor in common with it: its multiples are all numbers."""
+    """The number nearest to 0.618 of the size that is coprime to it: its multiples, modulo the size, give all."""
     near = int(size * _GOLDEN) if size < 2**50 else size * 618034 // 1000000
     return next(n for far in range(size) for n in (near - far, near + far) if n > 0 and math.gcd(n, size) == 1)
 
@@ -127,15 +130,15 @@ def search(
     stop: int | None = None,
     **options: Unpack[TrialOptions],
 ) -> trial_loop.Trials:
-    """Grid search with a Python evaluator. What is returned and raised is that of `trials.run`.
+    """Grid search with a Python evaluator. Returns and raises what `trials.run` does.
 
-    Several processes share a grid by ranges of its order (each with a history of its own, and the same seed if it is
-    shuffled): `start=0, stop=1000`, `start=1000, stop=2000`, ….
+    Several processes can share a grid by ranges of its order (each with its own history, and the same seed if the grid
+    is shuffled): `start=0, stop=1000`, `start=1000, stop=2000`, ….
 
     Args:
       space: what to search.
       evaluate: `(arch) -> float`, larger is better; `arch` is `{key: int | str | tuple}`.
-      shuffle: visit the architectures in another order, which depends on the seed; see `algorithm`.
+      shuffle: visit the architectures in a shuffled order, which depends on the seed; see `algorithm`.
       start, stop: which of the architectures in order, `stop` excluded; by default all.
     """
     searcher = algorithm(space, shuffle=shuffle, start=start)

@@ -1,4 +1,4 @@
-"""Local search: climb to the best neighbour until there is no better one, then start anew at random.
+"""Local search: climb to the best neighbour until there is no better one, then restart at random.
 
 White, Nolen, Savani: Exploring the Loss Landscape in Neural Architecture Search; UAI 2021; arXiv 2005.02960.
 """
@@ -19,9 +19,11 @@ from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.errors import ArchitectureError
 from jaxnas.model.architecture import ChoiceSpec
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.signatures import documented
 
 
+@short_repr
 @struct.dataclass
 class LocalState:
     """State of a local search; an architecture has N neighbours.
@@ -31,7 +33,7 @@ class LocalState:
       score: float32 `[]`, its score; -inf if it failed.
       best: the best neighbour tried.
       best_score: float32 `[]`, its score.
-      position: int32 `[]`: 0 while a random start is to be evaluated, then 1 to N for the neighbour that is next.
+      position: int32 `[]`: 0 while a random start is being evaluated, then 1 to N for the next neighbour.
       order: int32 `[N]`, the order in which neighbours are tried.
       rng: key `[]`, for the next orders.
     """
@@ -108,7 +110,7 @@ def _count(spec: ChoiceSpec) -> int:
 
 
 def _neighbour(spec: ChoiceSpec, value: jax.Array, number: jax.Array) -> jax.Array:
-    """The neighbouring decision of this number, in the form `Space.sample` gives."""
+    """The neighbouring decision with this number, in the form `Space.sample` gives."""
     n, k = spec.n_candidates, spec.n_chosen
     if k is None:
         return value ^ (jnp.arange(n) == number)
@@ -129,7 +131,7 @@ def search(
     first_improvement: bool = False,
     **options: Unpack[TrialOptions],
 ) -> trial_loop.Trials:
-    """Local search with a Python evaluator. What is returned and raised is that of `trials.run`.
+    """Local search with a Python evaluator. Returns and raises what `trials.run` does.
 
     Args:
       space: what to search.

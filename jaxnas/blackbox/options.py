@@ -1,4 +1,4 @@
-"""What every black-box search takes, written once."""
+"""The options of every black-box search, written once."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ class TrialOptions(TypedDict, total=False):
     seed: Annotated[int, "Seed of everything random."]
     filter: Annotated[
         Callable[[FixedArch], bool] | None,
-        "`(arch) -> bool`; those it is false of are not evaluated (a bound on `jaxnas.cost`, for instance). A mutation "
-        "or sample is drawn anew; local search takes such a neighbour for a bad one.",
+        "`(arch) -> bool`; architectures for which it is false are not evaluated (a bound on `jaxnas.cost`, for "
+        "instance). A mutation or sample is drawn again; local search treats such a neighbour as a bad one.",
     ]
     evaluations: Annotated[
         int,
         "How often each architecture is evaluated. Its score is the mean, and `Trial.metrics` has the standard "
-        "deviation of one evaluation, `std`. An evaluator with an argument `repeat` is told which one it is: 0, 1, …",
+        "deviation of one evaluation, `std`. An evaluator with an argument `repeat` gets its number: 0, 1, …",
     ]
     retries: Annotated[int, "How often an evaluation that has failed is tried again before the trial counts as failed."]
     history: Annotated[
         str | os.PathLike | None,
-        "A .jsonl file that gets a line per trial as it ends. If it is there already the search is continued: it takes "
-        "the same course without evaluating again what is recorded, so it ends where it would have uninterrupted. "
-        "Raise `trials` to continue a finished one. Beside it lies a `.lock`, held while the search runs.",
+        "A .jsonl file that gets a line for each finished trial. If it exists, the search resumes: it takes the same "
+        "course without repeating recorded evaluations, so it ends as if it had not been interrupted. Raise `trials` "
+        "to continue a finished search. A `.lock` file next to it is held while the search runs.",
     ]
     retry_failures: Annotated[
         bool,
-        "Evaluate again what the history records as failed, after a repair of the evaluator for instance. Scores that "
-        "are recorded are kept, and used wherever the search comes to their architectures.",
+        "Evaluate again the trials that the history records as failed, for instance after a repair of the evaluator. "
+        "Recorded scores are kept, and used when the search reaches their architectures.",
     ]
-    patience: Annotated[int, "Times in a row that nothing new may be asked for before the search counts as exhausted."]
+    patience: Annotated[
+        int, "How often in a row no new architecture can be proposed before the search counts as exhausted."
+    ]
     progress: Annotated[
         bool | Callable[[Any], None],
         "True prints what happens (at most about twenty lines of trials, and the first failure), and on a terminal "

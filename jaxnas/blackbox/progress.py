@@ -1,4 +1,4 @@
-"""What a person is told while a black-box search runs."""
+"""What a person sees while a black-box search runs."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class TrialProgress:
         self._begun = time.perf_counter()
 
     def known(self, trial: Trial, number: int) -> None:
-        """Takes note of a trial that the history has."""
+        """Takes note of a trial from the history."""
         self._note(trial, number)
 
     def told(self, trial: Trial, number: int) -> None:
-        """Tells of a new trial."""
+        """Reports a new trial."""
         first_failure = trial.error is not None and not self._failed
         better = self._note(trial, number)
         self._new += 1
@@ -64,7 +64,7 @@ class TrialProgress:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -87,7 +87,7 @@ class TrialProgress:
 
 
 class TrialReporter:
-    """Calls a function with each new trial; None tells nobody."""
+    """Calls a function with each new trial; None reports nothing."""
 
     def __init__(self, report: Callable[[Trial], None] | None):
         self._report = report
@@ -108,7 +108,7 @@ class TrialReporter:
 
 
 def progress_of(progress: Any, total: int) -> TrialProgress | TrialReporter:
-    """What an argument `progress` stands for."""
+    """The reporter that an argument `progress` stands for."""
     if callable(progress):
         return TrialReporter(progress)
     return TrialProgress(total) if progress else TrialReporter(None)

@@ -13,15 +13,17 @@ from jaxnas.blackbox import trials as trial_loop
 from jaxnas.blackbox.base import SampledArch, Searcher, check_space
 from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.signatures import documented
 
 
+@short_repr
 @struct.dataclass
 class RandomState:
     """State of a random search.
 
     Attributes:
-      trials: int32 `[]`, scores told.
+      trials: int32 `[]`, number of scores received.
     """
 
     trials: jax.Array
@@ -42,7 +44,7 @@ def algorithm(space: Space) -> Searcher:
 
 @documented(TrialOptions, defaults=TRIAL_DEFAULTS)
 def search(space: Space, evaluate: Callable[..., float], **options: Unpack[TrialOptions]) -> trial_loop.Trials:
-    """Random search with a Python evaluator. What is returned and raised is that of `trials.run`.
+    """Random search with a Python evaluator. Returns and raises what `trials.run` does.
 
     Args:
       space: what to search.

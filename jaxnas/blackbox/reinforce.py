@@ -1,4 +1,4 @@
-"""REINFORCE over independent choices: logits for each, moved after every trial. Williams, Machine Learning 8, 1992.
+"""REINFORCE over independent choices: logits for each, updated after every trial. Williams, Machine Learning 8, 1992.
 
 The baseline of NAS-Bench-201 (Dong, Yang 2020, arXiv 2001.00326): a softmax per edge, Adam, and a moving average of the
 scores to compare with. ENAS's controller learns by `jaxnas.enas.reinforce`, whose surrogate loss is used here.
@@ -18,12 +18,14 @@ from jaxnas.blackbox import trials as trial_loop
 from jaxnas.blackbox.base import SampledArch, Searcher, check_space, where
 from jaxnas.blackbox.options import TRIAL_DEFAULTS, TrialOptions
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.policies.lstm import Controller
 from jaxnas.policies.reinforce import surrogate
 from jaxnas.policies.simple import independent
 from jaxnas.signatures import documented
 
 
+@short_repr
 @struct.dataclass
 class ReinforceState:
     """State of a REINFORCE search.
@@ -51,9 +53,9 @@ def algorithm(
 ) -> Searcher:
     """REINFORCE as pure functions.
 
-    A trial moves the parameters by Adam along `(score - average) · ∇ log probability`, where the average, of the scores
-    up to and with this one, is corrected for its start (as the benchmark's code has it; the first trial so moves
-    nothing). Failed trials move nothing. Adam's steps do not depend on the scale of the scores.
+    A trial moves the parameters by Adam along `(score - average) · ∇ log probability`, where the average, over the
+    scores up to and including this one, is corrected for its start (as in the benchmark's code; so the first trial
+    changes nothing). Failed trials change nothing. Adam's steps do not depend on the scale of the scores.
 
     Args:
       space: what to search.
@@ -104,7 +106,7 @@ def search(
     entropy_weight: float = 0.0,
     **options: Unpack[TrialOptions],
 ) -> trial_loop.Trials:
-    """REINFORCE with a Python evaluator. What is returned and raised is that of `trials.run`.
+    """REINFORCE with a Python evaluator. Returns and raises what `trials.run` does.
 
     Args:
       space: what to search.

@@ -38,8 +38,8 @@ class Trials:
     """What a black-box search found.
 
     Attributes:
-      trials: all trials in order, failed ones too; no architecture twice.
-      exhausted: whether the search ended before its number of trials because no new architecture turned up.
+      trials: all trials in order, including failed ones; no architecture twice.
+      exhausted: whether the search ended early because no new architecture was proposed.
       space: the space searched.
       state: the searcher's state at the end.
       recorded: how many of the trials were taken from the history.
@@ -70,7 +70,7 @@ class Trials:
         """The best trial.
 
         Raises:
-          ValueError: if all failed; gives the first one's message, and says if it comes from the history.
+          ValueError: if all failed; the message has the first error, and says if it comes from the history.
         """
         found = self.top(1)
         if not found:
@@ -96,23 +96,24 @@ def run(
 ) -> Trials:
     """Runs a searcher with a Python evaluator.
 
-    An architecture is evaluated once: asked for again, it keeps its score and costs no trial. An evaluator that raises,
-    or gives something else than a finite number, has failed: the trial is recorded with a message, the searcher learns
-    that it is worst, and the search continues. (Interrupts are not caught.)
+    An architecture is evaluated once: proposed again, it keeps its score and costs no trial. An evaluator that raises,
+    or returns anything but a finite number, has failed: the trial is recorded with a message, the searcher ranks it
+    worst, and the search continues. (Interrupts are not caught.)
 
     Args:
       searcher: from an `algorithm`.
       evaluate: `({key: int | str | tuple}) -> float`, larger is better.
       name, settings: of the searcher; written to the history.
-      limit: how many different architectures may be asked for; default: all of the space.
+      limit: how many different architectures may be proposed; default: the complete space.
 
     Returns:
-      A `Trials`; at most as many as the space has.
+      A `Trials`, with at most as many as the space has architectures.
 
     Raises:
       ArchitectureError: if the filter lets nothing through.
-      RunError: if the history is damaged, of another search, in use by another process, or cannot be written.
-      TypeError: if the evaluator is no function of an architecture.
+      RunError: if the history is damaged, belongs to another search, is in use by another process, or cannot be
+        written.
+      TypeError: if the evaluator is not a function of an architecture.
       ValueError: for options out of range.
     """
     given = _checked(evaluate, options)
@@ -183,14 +184,14 @@ def _description(space: Space) -> dict[str, Any]:
 
 
 class History:
-    """The file of trials: what a former run recorded is given back in order, what is new is appended.
+    """The file of trials: recorded trials are replayed in order, new ones are appended.
 
-    The first line says of which search it is; each other line is a trial, with a checksum. While it is entered no
-    other process can enter it. A line with `"spare": true` has a score that is used if the search comes
-    to its architecture: such are left where failures before them were tried again.
+    The first line says which search it belongs to; every other line is a trial, with a checksum. While it is entered no
+    other process can enter it. A line with `"spare": true` has a score that is used if the search reaches its
+    architecture: such lines remain when earlier failures are evaluated again.
 
     Raises:
-      RunError: on entering, if another process works with the file, it is damaged or of another search, or cannot be
+      RunError: on entering, if another process uses the file, or it is damaged, belongs to another search, or cannot be
         written.
     """
 
@@ -258,7 +259,7 @@ class History:
             self.recorded.append(trial)
 
     def continuing(self, retry_failures: bool) -> list[str]:
-        """What to say of trials that are recorded. With `retry_failures` those that have failed are taken out."""
+        """What to report about recorded trials. With `retry_failures` the failed ones are taken out."""
         failed = [trial for trial in self.recorded if trial.error is not None]
         if not self.recorded:
             return []
@@ -271,7 +272,7 @@ class History:
         return lines
 
     def _take_out_failures(self) -> None:
-        """Keeps the course up to the first failure, and the scores after it as spare ones."""
+        """Keeps the trials up to the first failure, and the scores after it as spare ones."""
         assert self.path is not None
         first = next(i for i, trial in enumerate(self.recorded) if trial.error is not None)
         for trial in self.recorded[first:]:
@@ -286,10 +287,10 @@ class History:
             raise RunError(f"{self.path}: cannot be written: {e.strerror}.") from None
 
     def next(self, arch: FixedArch) -> Trial | None:
-        """The recorded trial that comes next, or one of this architecture that is spare, or None.
+        """The next recorded trial, or a spare one of this architecture, or None.
 
         Raises:
-          RunError: if it is of another architecture.
+          RunError: if the next one is of another architecture.
         """
         if self.position >= len(self.recorded):
             return self.spare.get(tuple(arch.values()))
@@ -303,7 +304,7 @@ class History:
         return trial
 
     def write(self, trial: Trial) -> None:
-        """Appends a trial, unless it was recorded already."""
+        """Appends a trial, unless it is already recorded."""
         self.position += 1
         if self.path is None or self.position <= len(self.recorded):
             return

@@ -10,7 +10,7 @@ criterion              stops when                                          sourc
 `NoImprovement`        a metric no longer improves
 =====================  ==================================================  ====================
 
-Each keeps what it needs in the history, so that a resumed search decides as an uninterrupted one.
+Each keeps what it needs in the history, so that a resumed search decides as an uninterrupted one does.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class HessianEigenvalue(_Criterion):
 
     After each epoch the largest eigenvalue of the second derivative of the validation loss by the alphas is computed,
     exactly, on one batch of the architecture's examples (as the architecture step sees it, in training mode), and
-    recorded as `hessian_eigenvalue`. With λ(i) its mean over the last `window` epochs, the search stops at epoch i if
-    λ(i - window) / λ(i) < `ratio`, and the architecture of epoch i - window is the result. Zela et al., "Understanding
-    and Robustifying Differentiable Architecture Search", section 4.1 (arXiv 1909.09656).
+    recorded as `hessian_eigenvalue`. With λ(i) as its mean over the last `window` epochs, the search stops at epoch i
+    if λ(i - window) / λ(i) < `ratio`, and the architecture of epoch i - window is the result. Zela et al.,
+    "Understanding and Robustifying Differentiable Architecture Search", section 4.1 (arXiv 1909.09656).
 
     Args:
       window: epochs over which the eigenvalue is averaged, and how far back the search goes.
@@ -84,12 +84,12 @@ class HessianEigenvalue(_Criterion):
 class SkipConnections(_Criterion):
     """Stops when at least `most` skip connections would be chosen: DARTS+, criterion 1 (arXiv 1909.06035).
 
-    There it is two in a normal cell.
+    In the paper it is two in a normal cell.
 
     Args:
       most: how many are too many.
       names: the candidates that count as one.
-      prefix: only choices whose key begins so count, such as `"normal"`.
+      prefix: only choices whose key begins with this count, such as `"normal"`.
     """
 
     def __init__(self, most: int = 2, *, names: Collection[str] = SKIPS, prefix: str = ""):
@@ -143,7 +143,8 @@ class AlphaEntropy(_Criterion):
     """Stops when the mean entropy of the choices is below a bound; records it as `arch_entropy`.
 
     Args:
-      below: the bound. An entropy is 1 where all candidates are equally probable, 0 where one has them all.
+      below: the bound. An entropy is 1 if all candidates are equally probable, and 0 if one candidate has all the
+        probability.
     """
 
     def __init__(self, below: float):
@@ -166,26 +167,50 @@ class NoImprovement(_Criterion):
     """Stops when a metric has not improved for some epochs; the architecture is that of the best epoch.
 
     Args:
-      metric: its name in the history, such as `"derived_accuracy"` or, in a training, `"test_loss"`.
+      metric: its name in the history, such as `"derived_accuracy"` or, in a training, `"test_loss"`. Default: of a
+        search, the accuracy of what would be derived, or its loss where there is no accuracy.
       patience: epochs (of those that have the metric) without improvement.
-      mode: `"max"` if larger is better, `"min"` if smaller is.
+      mode: `"max"` if larger is better, `"min"` if smaller is. Default: `"min"` for losses and errors.
     """
 
-    def __init__(self, metric: str = "derived_accuracy", *, patience: int = 10, mode: str = "max"):
+    def __init__(self, metric: str | None = None, *, patience: int = 10, mode: str | None = None):
         check_at_least(1, patience=patience)
-        if mode not in ("max", "min"):
-            raise ValueError(f'mode must be "max" or "min"; got {mode!r}.')
-        self.metric, self.patience, self.sign = metric, patience, 1 if mode == "max" else -1
+        if mode not in ("max", "min", None):
+            raise ValueError(f'mode must be "max", "min" or None; got {mode!r}.')
+        if metric is None and mode is not None:
+            raise ValueError("mode says what is better of a metric; give the metric as well.")
+        self._asked, self.patience = (metric, mode), patience
+
+    def on_begin(self, run: Run) -> None:
+        super().on_begin(run)
+        metric, mode = self._asked
+        self._chosen = (metric, mode or ("min" if "loss" in metric or "error" in metric else "max")) if metric else None
+        for record in run.history:
+            self._choose(record)
+
+    def _choose(self, record: Mapping[str, Any]) -> None:
+        """Takes, if none was named, the accuracy of what would be derived, or its loss where there is no accuracy."""
+        if self._chosen is None and record.get("derived_accuracy") is not None:
+            self._chosen = ("derived_accuracy", "max")
+        elif self._chosen is None and record.get("derived_loss") is not None:
+            self._chosen = ("derived_loss", "min")
+
+    @property
+    def metric(self) -> str:
+        """The metric that is followed."""
+        return self._chosen[0] if self._chosen is not None else "derived_accuracy"
 
     def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
+        self._choose(metrics)
         if metrics.get(self.metric) is None:
             if metrics["epoch"] + 1 >= self.run.epochs and not self._past(self.metric, metrics):
                 names = ", ".join(sorted(k for k, v in metrics.items() if isinstance(v, float)))
                 message = f"NoImprovement: no epoch had a metric {self.metric!r}; there are {names}."
-                warnings.warn(message, stacklevel=2)  # an error now would keep a whole search from ending
+                warnings.warn(message, stacklevel=2)  # an error now would keep a complete search from ending
             return None
         known = [record for record in [*self.run.history, metrics] if record.get(self.metric) is not None]
-        best = int(np.argmax([self.sign * record[self.metric] for record in known]))
+        sign = -1 if self._chosen is not None and self._chosen[1] == "min" else 1
+        best = int(np.argmax([sign * record[self.metric] for record in known]))
         if len(known) - 1 - best < self.patience:
             return None
         epoch, value = known[best]["epoch"], known[best][self.metric]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxnas.runs.callback import Run
 
 _DENSE = 40
-"""Up to so many alphas the whole Hessian is computed; with more, products with it, by Lanczos."""
+"""Up to this number of alphas the complete Hessian is computed; above it, Lanczos uses products with it."""
 
 
 def alpha_hessian(run: Run, *, batch_size: int | None = None) -> Callable[[Any, int], float]:
@@ -84,7 +84,7 @@ def largest_eigenvalue(times: Callable[[np.ndarray], np.ndarray], n: int) -> flo
         from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
         operator = LinearOperator((n, n), matvec=times, dtype=float)
-        start = np.cos(np.arange(n))  # any vector that is no eigenvector; fixed, so that results repeat
+        start = np.cos(np.arange(n))  # any vector that is not an eigenvector; fixed, so that results repeat
         try:
             return float(eigsh(operator, k=1, which="LA", v0=start, tol=1e-4, return_eigenvectors=False)[0])
         except ArpackNoConvergence:

@@ -15,11 +15,12 @@ from jaxnas.runs.callback import Callback, Run, Stop
 class TensorBoard(Callback):
     """Writes every number of an epoch's record as a scalar, and alphas and probabilities as histograms and scalars.
 
-    Needs tensorboardX, of the extra `tensorboard`. On a resumed run TensorBoard drops what was written of
-    epochs that are done again.
+    Needs tensorboardX, from the extra `tensorboard`. On a resumed run TensorBoard drops what was written about epochs
+    that are repeated.
 
     Args:
-      logdir: where to. Default: `tensorboard` in the run directory. (Several seeds would all write to one `logdir`.)
+      logdir: where to write. Default: `tensorboard` in the run directory. (Several seeds would all write to one
+        `logdir`.)
     """
 
     def __init__(self, logdir: str | os.PathLike | None = None):
@@ -36,7 +37,7 @@ class TensorBoard(Callback):
         folder = self.logdir if self.logdir is not None else run.workdir / "tensorboard"  # type: ignore[operator]
         self._space = run.space
         done = len(run.history)
-        # The library names files by the second; without the suffix a quick restart would overwrite the one before.
+        # The library names files by the second; without the suffix a quick restart would overwrite the previous one.
         self._writer = SummaryWriter(str(folder), purge_step=done or None, filename_suffix=f".{done}")
 
     def on_epoch_end(self, state: Any, metrics: dict[str, Any]) -> Stop | None:
@@ -59,6 +60,6 @@ class TensorBoard(Callback):
 
 
 def _group(name: str) -> str:
-    """`train_loss` -> `loss/train`, so that TensorBoard shows curves of a kind together."""
+    """`train_loss` -> `loss/train`, so that TensorBoard shows curves of one kind together."""
     first, _, rest = name.partition("_")
     return f"{rest}/{first}" if rest and first in ("train", "valid", "supernet", "derived", "sampled", "test") else name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from jaxnas.extras import how_to_install
 from jaxnas.version import __version__
 
 _LONG = ("search", "retrain")
-"""Commands that compile, so that nothing else is said for seconds."""
+"""Commands that compile, so that nothing else is printed for seconds."""
 
 
 def main() -> None:
@@ -22,11 +23,14 @@ def main() -> None:
 
     keep_heap()
     cache_compilations()
+    before, warnings.formatwarning = warnings.formatwarning, _as_one_line
     try:
         app()
-    except (ValueError, NonFiniteLossError, FileNotFoundError) as e:  # all of ours are ValueErrors but the second
+    except (ValueError, NonFiniteLossError, FileNotFoundError) as e:  # jaxnas' own are ValueErrors but the second
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(1) from None
+    finally:
+        warnings.formatwarning = before
 
 
 def _say_at_once(arguments: Sequence[str]) -> None:
@@ -50,3 +54,7 @@ def __getattr__(name: str) -> Any:
     if name == "app":
         return _app()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _as_one_line(message: Warning | str, category: type[Warning], *place: object, **line: object) -> str:
+    return f"warning: {message}\n"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jaxnas.cli import looking, plotting, reporting, searching, training
+from jaxnas.cli import looking, plotting, predicting, reporting, searching, training
 from jaxnas.version import __version__
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 app.add_typer(searching.app, name="search")
 app.command()(training.retrain)
+app.command()(predicting.predict)
 app.command()(looking.show)
 app.command()(reporting.report)
 app.command()(reporting.watch)

@@ -1,14 +1,13 @@
-"""From what a person typed to models and data."""
+"""Models and data from what a person typed."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jaxnas.cli.options import AugmentName
+from jaxnas.model import naming
 
 
 def import_model(spec: Any) -> Callable[[], Any]:
@@ -16,7 +15,7 @@ def import_model(spec: Any) -> Callable[[], Any]:
     from jaxnas.errors import RunError
     from jaxnas.model.functional import build
 
-    found = _imported(str(spec), "the model")
+    found = naming.import_named(str(spec), "the model")
     try:
         build(found)
     except Exception as e:  # whatever the user's module raises
@@ -30,37 +29,11 @@ def import_model(spec: Any) -> Callable[[], Any]:
     return model_fn
 
 
-def _imported(spec: str, what: str) -> Any:
-    from jaxnas.errors import RunError
-
-    module_name, _, name = spec.partition(":")
-    if module_name == "__main__":
-        raise RunError(
-            f"{what}, {spec!r}, was defined in the script or notebook that was run, and cannot be imported from there. "
-            "Put it in a module and name that, as module:name (for a model with --model)."
-        )
-    if not name or not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
-        raise RunError(f"{what}, {spec!r}, is not of the form module:name, e.g. experiments.quickstart:Net.")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except ModuleNotFoundError as e:
-        raise RunError(f"no module {e.name!r}, importing {what} {spec!r} from {Path.cwd()}.") from None
-    except AttributeError as e:
-        raise RunError(f"{what} {spec!r} is not there: {e}.") from None
-    except Exception as e:  # whatever the user's module raises
-        raise RunError(f"{what} {spec!r} cannot be imported: {type(e).__name__}: {e}") from e
-    return found
-
-
 def import_named(spec: str | None, option: str) -> Any:
-    """What `module:name` stands for; any other text as it is, being the name of something built in."""
+    """What `module:name` stands for; any other text is returned as it is: the name of something built in."""
     if spec is None or ":" not in spec:
         return spec
-    return _imported(spec, f"the value of {option}")
+    return naming.import_named(spec, f"the value of {option}")
 
 
 def load_data(data: str, data_dir: Path | None, augment: AugmentName, image_size: int | None = None) -> Any:

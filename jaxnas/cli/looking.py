@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxnas.model.architecture import decision_text
+from jaxnas.runs.progress import numbers
 
 
 def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]) -> None:
-    """Show what a search found, and how sure it is; of the DARTS space also as a Genotype."""
+    """Show what a search found, and how sure it is; in the DARTS space also as a Genotype."""
     from jaxnas.errors import RunError
     from jaxnas.runs import reading as runs
 
@@ -42,8 +43,7 @@ def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]
         ended = runs.read_ended(folder)
         if ended is None:
             continue
-        score = ended.get("test_accuracy")
-        shown = "no test data" if score is None else f"test accuracy {100 * score:.2f} %"
+        shown = _tests(ended)
         start = "inherited weights" if runs.read_config(folder).get("inherited") else "from scratch"
         console.print(
             f"{folder.name}: {ended.get('status')}, {ended.get('epochs', 0)} epochs {start}, {shown}",
@@ -52,8 +52,17 @@ def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]
         )
 
 
+def _tests(ended: dict[str, Any]) -> str:
+    """What the test data gave at the end of a training."""
+    scores = {name: value for name, value in ended.items() if name.startswith("test_") and isinstance(value, float)}
+    accuracy = scores.get("test_accuracy")
+    if accuracy is not None:
+        return f"test accuracy {100 * accuracy:.2f} %"
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items()) or "no test data"
+
+
 def _genotype(space: Any, arch: Any) -> str | None:
-    """The text of an architecture of the DARTS space; None of others, and of those whose edges have no operation."""
+    """The genotype of an architecture of the DARTS space; None for others, and if an edge has no operation."""
     from jaxnas.errors import ArchitectureError
     from jaxnas.spaces import genotypes
 
@@ -74,9 +83,7 @@ def _choices_table(space: Any, weights: Any, arch: Any) -> Table:
 
 
 def _history_table(history: list[dict[str, Any]]) -> Table:
-    names = ["train_loss", "supernet_loss", "derived_loss", "train_accuracy", "supernet_accuracy"]
-    names += ["reward", "entropy", "sampled_accuracy", "derived_accuracy"]
-    names = [name for name in names if any(name in record for record in history)]
+    names = list(dict.fromkeys(name for record in history for name in numbers(record)))
     table = Table("epoch", *(name.replace("_", "\n") for name in names))
     step = -(-len(history) // 20)
     for record in history[::-step][::-1]:

@@ -28,19 +28,14 @@ class StopOn(StrEnum):
 
 
 Model = Annotated[str, typer.Option(help="The model, as module:name, e.g. experiments.quickstart:Net.")]
-Out = Annotated[Path, typer.Option(help="Run directory; the same command goes on with a run that was interrupted.")]
+Out = Annotated[Path, typer.Option(help="Run directory; the same command resumes an interrupted run.")]
 Data = Annotated[str, typer.Option(help='"digits", an .npz file, or a tensorflow-datasets name such as cifar10.')]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of prepared tensorflow-datasets.")]
 AugmentOption = Annotated[
     AugmentName,
-    typer.Option(help="The data set's own; nothing; crop and flip; or crop, flip and cutout of half the side."),
+    typer.Option(help="The data set's own; none; crop and flip; or crop, flip and cutout of half the side."),
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Resize images to this side, if theirs differ.")]
-Epochs = Annotated[int, typer.Option(min=1)]
-BatchSize = Annotated[int, typer.Option(min=1)]
-MaxMinutes = Annotated[float | None, typer.Option(min=0, help="Stop in time; the same command goes on.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
-CheckpointMinutes = Annotated[float, typer.Option(min=0, help="Time between checkpoints within an epoch.")]
+ImageSize = Annotated[int | None, typer.Option(help="Resize images to this side length if theirs differs.")]
 UseTensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write scalars and histograms for TensorBoard.")]
 StopOnOption = Annotated[
     list[StopOn] | None,

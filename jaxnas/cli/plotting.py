@@ -11,7 +11,7 @@ import typer
 
 
 class Format(StrEnum):
-    """Of pictures."""
+    """Formats of pictures."""
 
     pdf = "pdf"
     svg = "svg"
@@ -35,7 +35,7 @@ def compare(
     run: Annotated[list[Path], typer.Argument(help="Run directories of searches.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The picture, .png, .pdf or .svg. Default: compare.png, or compare-2.png if that is there."),
+        typer.Option(help="The picture, .png, .pdf or .svg. Default: compare.png, or compare-2.png if that exists."),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write all numbers, as JSON.")] = None,
     metric: Annotated[
@@ -74,7 +74,7 @@ def compare(
 
 
 def _free(stem: str, suffix: str) -> Path:
-    """A file in the current folder that is not there yet."""
+    """A file in the current folder that does not exist yet."""
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(file for name in names if not (file := Path(f"{name}{suffix}")).exists())
 
@@ -86,7 +86,8 @@ def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
 
     from jaxnas.report.compare import agreements, in_short
 
-    title = f"{comparison.metric.replace('_', ' ')}; test accuracy of trainings"
+    measure = comparison.metric.replace("_", " ")
+    title = f"{measure}; test {measure} of trainings"
     table = Table(title=title, collapse_padding=True, show_edge=False, pad_edge=False)  # 80 columns
     table.add_column("run", overflow="fold", min_width=11)
     for name in ("method", "seed", "epochs", "derived", "best", "super-\nnet", "test", "time"):
@@ -121,18 +122,20 @@ def tables(comparison: Any, numbers: dict[str, Any]) -> list[Any]:
 
 
 def _agreement(agreement: Any, most: int = 12) -> list[Any]:
-    """In how many choices each two runs decide alike; of many runs only the mean."""
+    """In how many choices each pair of runs agrees; for many runs only the mean."""
     from rich.table import Table
     from rich.text import Text
 
     keys = ", ".join(agreement.common[:8]) + (", …" if len(agreement.common) > 8 else "")
     text = (
-        f"Two of these {len(agreement.runs)} runs decide {100 * agreement.mean:.0f} % of the {agreement.choices} "
-        f"choices alike on average; all of them decide {len(agreement.common)} alike" + (f": {keys}." if keys else ".")
+        f"Two of these {len(agreement.runs)} runs agree on {100 * agreement.mean:.0f} % of the {agreement.choices} "
+        f"choices on average; all of them agree on {len(agreement.common)}" + (f": {keys}." if keys else ".")
     )
     if len(agreement.runs) > most:
         return [Text(text)]
-    table = Table("decided alike", *(str(i + 1) for i in range(len(agreement.runs))), show_edge=False, pad_edge=False)
+    table = Table(
+        "choices in agreement", *(str(i + 1) for i in range(len(agreement.runs))), show_edge=False, pad_edge=False
+    )
     for i, run in enumerate(agreement.runs):
         numbers = [str(same) if i != j else "" for j, same in enumerate(agreement.same[i])]
         table.add_row(Text(f"{i + 1} {run.name}"), *numbers)

@@ -23,9 +23,9 @@ def report(
 def watch(
     run: Run,
     host: Annotated[str, typer.Option(help="What to listen on; the default is this machine only.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 8080,
 ) -> None:
-    """Serve a run's report while the search goes on, or before it has begun, until Ctrl-C."""
+    """Serve a run's report while the search runs, or before it has begun, until Ctrl-C."""
     from jaxnas.report import serve
 
     serve(run, host, port)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import os
-import types
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -29,14 +26,14 @@ from jaxnas.cli.options import (
 from jaxnas.cli.options import Loss as LossOption
 from jaxnas.cli.options import Metrics as MetricsOption
 from jaxnas.cli.running import ending_well, followers, say_found
+from jaxnas.cli.signing import keyword, own_options, shared_options, sign
 from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS
 from jaxnas.oneshot.engine.plan import first_seed
-from jaxnas.signatures import arguments_of, options_of
 
 app = typer.Typer(no_args_is_help=True, help="Search a model's choices.")
 
 _ELSEWHERE = ("data_dir", "workdir", "loss_fn", "metrics", "callbacks", "seeds")
-"""Options that a command has in another form."""
+"""Options that the command has in another form."""
 
 
 def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
@@ -44,13 +41,8 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
 
     Arguments that cannot be typed, such as optimisers and functions, are left out.
     """
-    own = _typed(inspect.signature(method).parameters, typing.get_type_hints(method), arguments_of(method))
-    defaults = {**SEARCH_DEFAULTS, **method().defaults}
-    shared = {
-        option: _parameter(option, about.type, defaults[option], about.text)
-        for option, about in options_of(SearchOptions).items()
-        if option not in _ELSEWHERE and _type_of(about.type) is not None
-    }
+    own = own_options(method)
+    shared = shared_options(SearchOptions, {**SEARCH_DEFAULTS, **method().defaults}, leave_out=_ELSEWHERE)
 
     def run(
         model: str,
@@ -75,7 +67,7 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
             result = search(import_model(model), load_data(data, data_dir, augment, image_size), found, **chosen)
             say_found(result, out, many)
 
-    _sign(run, {**_fixed(), **own, **shared, **_last()})
+    sign(run, {**_fixed(), **own, **shared, **_last()})
     run.__name__, run.__doc__ = name, _title(method)
     return run
 
@@ -83,14 +75,14 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
 def _fixed() -> dict[str, inspect.Parameter]:
     """The parameters that come first in every command."""
     return {
-        "model": _keyword("model", Model),
-        "out": _keyword("out", Out),
-        "data": _keyword("data", Data, "digits"),
-        "data_dir": _keyword("data_dir", DataDir, None),
-        "augment": _keyword("augment", AugmentOption, AugmentName.default),
-        "image_size": _keyword("image_size", ImageSize, None),
-        "loss": _keyword("loss", LossOption, None),
-        "metrics": _keyword("metrics", MetricsOption, None),
+        "model": keyword("model", Model),
+        "out": keyword("out", Out),
+        "data": keyword("data", Data, "digits"),
+        "data_dir": keyword("data_dir", DataDir, None),
+        "augment": keyword("augment", AugmentOption, AugmentName.default),
+        "image_size": keyword("image_size", ImageSize, None),
+        "loss": keyword("loss", LossOption, None),
+        "metrics": keyword("metrics", MetricsOption, None),
     }
 
 
@@ -98,53 +90,14 @@ def _last() -> dict[str, inspect.Parameter]:
     """The parameters that come last in every command."""
     text = "The same search from each of these seeds, such as 0,1,2; each has a directory seed_N in OUT."
     return {
-        "seeds": _keyword("seeds", Annotated[str | None, typer.Option(help=text)], None),
-        "tensorboard": _keyword("tensorboard", UseTensorBoard, False),
-        "stop_on": _keyword("stop_on", StopOnOption, None),
+        "seeds": keyword("seeds", Annotated[str | None, typer.Option(help=text)], None),
+        "tensorboard": keyword("tensorboard", UseTensorBoard, False),
+        "stop_on": keyword("stop_on", StopOnOption, None),
     }
-
-
-def _typed(
-    parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, Any], texts: Mapping[str, str]
-) -> dict[str, inspect.Parameter]:
-    """The parameters of a function that can be typed on a command line."""
-    return {
-        name: _parameter(name, hints[name], parameter.default, texts.get(name, ""))
-        for name, parameter in parameters.items()
-        if _type_of(hints[name]) is not None
-    }
-
-
-def _parameter(name: str, annotation: Any, default: Any, text: str) -> inspect.Parameter:
-    return _keyword(name, Annotated[_type_of(annotation), typer.Option(help=text)], default)
-
-
-def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-
-
-def _type_of(annotation: Any) -> Any:
-    """What a command line can read in the place of a type: it, or a part of a union; None if it can read nothing."""
-    if annotation in (int, float, bool, str) or typing.get_origin(annotation) in (Literal, tuple):
-        return annotation
-    if annotation is os.PathLike:
-        return Path
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        parts = [_type_of(part) for part in typing.get_args(annotation) if part is not types.NoneType]
-        readable = [part for part in parts if part is not None]
-        if readable:
-            return readable[0] | None if types.NoneType in typing.get_args(annotation) else readable[0]
-    return None
-
-
-def _sign(function: Callable, parameters: Mapping[str, inspect.Parameter]) -> None:
-    """Gives a function the signature from which typer makes a command."""
-    function.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
-    function.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
 
 
 def _title(method: Callable) -> str:
-    """The head of a method's file: its name, its paper, and what it does."""
+    """The beginning of a method's file: its name, its paper, and what it does."""
     return inspect.getdoc(inspect.getmodule(method)) or ""
 
 

@@ -1,4 +1,4 @@
-"""The usual augmentation of small images, as pure functions inside jit."""
+"""The usual augmentation of small images, as pure functions for use inside jit."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Augment:
             return images
         batch, height, width, _ = images.shape
         y_rng, x_rng = jax.random.split(rng)
-        # As in the original code the square's centre lies inside the image and the square may stick out.
+        # As in the original code the square's centre lies inside the image, but its edges may lie outside.
         rows = _inside(jax.random.randint(y_rng, (batch, 1), 0, height), height, self.cutout)
         columns = _inside(jax.random.randint(x_rng, (batch, 1), 0, width), width, self.cutout)
         return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], 0, images)
 
 
 STANDARD = Augment(crop=4, flip=True)
-"""What CIFAR is usually trained with."""
+"""The augmentation that CIFAR is usually trained with."""
 
 
 def _random_crop(rng: jax.Array, images: jax.Array, padding: int) -> jax.Array:

@@ -7,9 +7,9 @@ import numpy as np
 
 
 def split_indices(rng: jax.Array, n: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Splits 0..n-1 at random in two; the first part has `round(n * fraction)` of them.
+    """Splits 0..n-1 at random into two parts; the first has `round(n * fraction)` of them.
 
-    Shuffled first (NNI and the DARTS code cut the data in two as it lies, which fails on sorted data).
+    They are shuffled first (NNI and the DARTS code cut the data without shuffling, which fails on sorted data).
     """
     order = np.asarray(jax.random.permutation(rng, n))
     cut = round(n * fraction)

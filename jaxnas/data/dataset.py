@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.data.augment import Augment
+from jaxnas.data.preprocessing import Preprocessing
 from jaxnas.errors import DataError
+from jaxnas.model.text import summary
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A data set for search and training.
 
@@ -78,13 +80,20 @@ class Dataset:
         if isinstance(self.augment, Augment) and self.x_train.ndim != 4:
             raise DataError(f"{self.name}: Augment needs images [N, H, W, C]; x_train is {self.x_train.shape}.")
 
+    def __repr__(self) -> str:
+        tested = "" if self.x_test is None else f" and {len(self.x_test):,} test"
+        labels = f"{self.num_classes} classes" if self.has_classes else f"labels {summary(self.y_train[0])}"
+        each = f"{self.x_train.dtype} {list(self.x_train.shape[1:])}"
+        augment = "" if self.augment is None else f", augment={self.augment!r}"
+        return f"Dataset({self.name}: {len(self.x_train):,} training{tested} examples, {each}, {labels}{augment})"
+
     @property
     def has_classes(self) -> bool:
         """Whether the labels are class numbers."""
         return self.y_train.ndim == 1 and np.issubdtype(self.y_train.dtype, np.integer)
 
     def prepare(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """What the model sees of a batch of raw images; augmented if a key is given. For use inside jit."""
+        """A batch of raw images as the model sees it; augmented if a key is given. For use inside jit."""
         if rng is None or self.augment is None:
             return self._normalise(images)
         if not isinstance(self.augment, Augment):
@@ -92,16 +101,16 @@ class Dataset:
         move_rng, erase_rng = jax.random.split(rng)
         return self.augment.erase(erase_rng, self._normalise(self.augment.move(move_rng, images)))
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How raw examples are normalised."""
+        return Preprocessing(self.x_train.shape[1:], self.x_train.dtype.name, self.mean, self.std)
+
     def _normalise(self, images: jax.Array) -> jax.Array:
-        if images.dtype == jnp.uint8:
-            mean, std = (jnp.asarray(v, jnp.result_type(float)) for v in (self.mean, self.std))
-            return (images / jnp.asarray(255, mean.dtype) - mean) / std
-        if jnp.issubdtype(images.dtype, jnp.floating):
-            return images.astype(jnp.result_type(float))
-        return images
+        return self.preprocessing(images)
 
     def describe(self) -> dict[str, Any]:
-        """Where the data come from and how they are augmented, for `config.json`."""
+        """Where the data comes from and how it is augmented, for `config.json`."""
         augment = dataclasses.asdict(self.augment) if isinstance(self.augment, Augment) else self.augment
         custom = augment is not None and not isinstance(augment, dict)
         described = re.sub(r" at 0x[0-9a-f]+", "", repr(augment)) if custom else augment
@@ -116,7 +125,7 @@ class Dataset:
     def save(self, path: str | os.PathLike) -> None:
         """Writes arrays and normalisation to an .npz file, which can be given as `data` anywhere.
 
-        For machines without the original, and to skip decoding. `augment` is not stored.
+        This is useful on machines without the original data, and to skip decoding. `augment` is not stored.
         """
         fields = {k: getattr(self, k) for k in _SAVED}
         path = Path(path)
@@ -194,7 +203,7 @@ _ONE_ARRAY = "expected one array, with a row for each example (several inputs pe
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact mean and deviation per channel of uint8 images, in 0..1, from their histograms."""
+    """Exact mean and standard deviation per channel of uint8 images, in 0..1, from their histograms."""
     channels = images.reshape(-1, images.shape[-1]).T if images.ndim == 4 else [images]
     mean, std = [], []
     for channel in channels:

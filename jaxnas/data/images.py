@@ -16,10 +16,10 @@ from jaxnas.errors import DataError
 from jaxnas.extras import how_to_install
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
-"""Of files that are read as images."""
+"""Suffixes of files that are read as images."""
 
 _TEST = ("test", "val", "valid", "validation")
-"""What the part that is not trained on may be called; the first that is there is taken."""
+"""Names of the part that is not trained on; the first that exists is used."""
 
 _GREY, _COLOUR = ("1", "L"), ("RGB", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
@@ -27,14 +27,15 @@ _GREY, _COLOUR = ("1", "L"), ("RGB", "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr",
 def read_folder(folder: Path, image_size: tuple[int, int] | None) -> Dataset:
     """Reads a folder of classes, each a folder of images; or of `train` and, if there is one, `test`, each of these.
 
-    Without `test`, `val`, `valid` or `validation` takes its place; beside it, it is not read.
+    If there is no `test`, then `val`, `valid` or `validation` takes its place; if there is one, these are not read.
 
-    Classes are numbered in the order of their names. Hidden files, and at the top files that are no images, are left
+    Classes are numbered in the order of their names. Hidden files, and files at the top that are not images, are left
     out. Images are turned as their EXIF orientation says; those with a palette or transparency become RGB, and if any
     image is in colour, all do.
 
     Raises:
-      DataError: if it is no such folder, a file cannot be read, or images differ in size and no `image_size` is given.
+      DataError: if it is not such a folder, a file cannot be read, or images differ in size and no `image_size` is
+        given.
     """
     inside = _folders(folder)
     tests = [inside[name] for name in _TEST if name in inside]
@@ -124,12 +125,12 @@ def read_image(source: Any, image_size: tuple[int, int] | None) -> np.ndarray:
             return resized(np.asarray(picture).reshape(picture.height, picture.width, -1), image_size)
     except DataError:
         raise
-    except Exception as e:  # a damaged file makes Pillow raise many kinds
+    except Exception as e:  # a damaged file makes Pillow raise many kinds of error
         raise DataError(f"{where}: cannot be read as an image: {e}.") from None
 
 
 def resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """An image `[H, W, C]` in the size (height, width), if one is given."""
+    """An image `[H, W, C]`, resized to (height, width) if a size is given."""
     if size is None or image.shape[:2] == tuple(size):
         return image
     from PIL import Image
@@ -143,7 +144,7 @@ def stacked(images: list[np.ndarray], name: str) -> np.ndarray:
     """Images of one shape as an array.
 
     Raises:
-      DataError: if their shapes differ; proposes `image_size`.
+      DataError: if their shapes differ; suggests `image_size`.
     """
     shapes = Counter(image.shape for image in images)
     if len(shapes) > 1:
@@ -157,7 +158,7 @@ def stacked(images: list[np.ndarray], name: str) -> np.ndarray:
 
 
 def _alike(parts: Mapping[str, Iterable[tuple[str, np.ndarray]]], name: str) -> dict[str, np.ndarray]:
-    """The images of all parts in one shape; grey ones in colour if any is."""
+    """The images of all parts in one shape; grey ones become colour images if any image is in colour."""
     found = {part: [image for _, image in images] for part, images in parts.items()}
     if len({image.shape[-1] for images in found.values() for image in images}) > 1:
         found = {
@@ -173,7 +174,7 @@ def _alike(parts: Mapping[str, Iterable[tuple[str, np.ndarray]]], name: str) -> 
 
 
 def is_hugging_face(data: Any) -> bool:
-    """Whether something is a `Dataset` or `DatasetDict` of Hugging Face's `datasets`, or is like one."""
+    """Whether something is a `Dataset` or `DatasetDict` of Hugging Face's `datasets`, or behaves like one."""
     if isinstance(data, Mapping):
         return bool(data) and all(is_hugging_face(part) and not isinstance(part, Mapping) for part in data.values())
     return isinstance(getattr(data, "features", None), Mapping) and hasattr(data, "__iter__")
@@ -182,8 +183,8 @@ def is_hugging_face(data: Any) -> bool:
 def from_hugging_face(data: Any, image_size: tuple[int, int] | None = None, *, name: str | None = None) -> Dataset:
     """Images and class labels of a Hugging Face data set, or of its splits `train` and, if there is one, `test`.
 
-    The columns are those whose features are `Image` and `ClassLabel`, or are named image (img) and label where they
-    have other features.
+    The columns are those whose features are `Image` and `ClassLabel`, or are named image (img) and label if they have
+    other features.
 
     Raises:
       DataError: if there is no split `train`, no such columns, or images differ in size and no `image_size` is given.
@@ -238,7 +239,7 @@ def load_hugging_face(name: str, data_dir: str | None, image_size: tuple[int, in
     """The data set that `datasets.load_dataset(name)` gives.
 
     Raises:
-      DataError: if it cannot be had, or `datasets` is not installed.
+      DataError: if it cannot be loaded, or `datasets` is not installed.
     """
     try:
         import datasets
@@ -246,6 +247,6 @@ def load_hugging_face(name: str, data_dir: str | None, image_size: tuple[int, in
         raise DataError(f"'hf:{name}' is read by Hugging Face's datasets: pip install datasets.") from None
     try:
         found = datasets.load_dataset(name, cache_dir=data_dir)
-    except Exception as e:  # it raises many kinds, of networks and of its cache
+    except Exception as e:  # it raises many kinds of error, from the network and its cache
         raise DataError(f"'hf:{name}': cannot be loaded: {type(e).__name__}: {e}") from None
     return from_hugging_face(found, image_size, name=f"hf:{name}")

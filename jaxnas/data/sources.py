@@ -35,18 +35,18 @@ def load(
     Args:
       name: `"digits"` (1,797 images 8x8 of scikit-learn, nothing to download; the last 360 of a fixed
         shuffle are the test set); an `.npz` file with x_train, y_train and, if there is one, x_test, y_test;
-        a folder with a folder of images for each class, or with `train` and perhaps `test` of such; `"hf:NAME"`, an
-        image classification set of Hugging Face; or one of tensorflow-datasets that is prepared in `data_dir`.
-        docs/data.md has examples.
+        a folder with a folder of images for each class, or with `train` and optionally `test`, each of this form;
+        `"hf:NAME"`, an image classification set of Hugging Face; or one of tensorflow-datasets that is prepared in
+        `data_dir`. docs/data.md has examples.
       data_dir: the tensorflow-datasets folder (default: its own, or `$TFDS_DATA_DIR`), read without TensorFlow; for
         `"hf:NAME"` the cache.
-      image_size: (height, width) to resize images to, where theirs differ.
+      image_size: (height, width) to resize images to, if theirs differ.
 
     Returns:
       The data set. CIFAR-10 and CIFAR-100 come with crop and flip (`augment`); others with no augmentation.
 
     Raises:
-      DataError: if it is not there or not of the expected form.
+      DataError: if it does not exist or is not of the expected form.
     """
     text = os.fspath(name)
     source: dict[str, Any]
@@ -69,7 +69,7 @@ def load(
 
 
 def _check_name(text: str) -> None:
-    """Refuses a name that can only be a path, or one of ours in another writing."""
+    """Refuses a name that can only be a path, or is a built-in name in another spelling."""
     if text.startswith((".", "~", os.sep)) or (os.sep in text and not text.startswith("hf:")):
         raise DataError(f"{text}: there is no such file or folder (looked in {Path.cwd()}).")
     ours = {_bare(name): name for name in ("digits", *_KNOWN)}
@@ -79,12 +79,12 @@ def _check_name(text: str) -> None:
 
 
 def _bare(name: str) -> str:
-    """A name without what people write in several ways."""
+    """A name without the characters that people write in different ways."""
     return re.sub(r"[\W_]", "", name).lower()
 
 
 def as_dataset(data: Any, *, data_dir: str | os.PathLike | None = None) -> Dataset:
-    """Brings whatever a `data` argument may be to a `Dataset`.
+    """Turns whatever a `data` argument can be into a `Dataset`.
 
     Args:
       data: a name, file or folder (see `load`), `(x_train, y_train)`, `(x_train, y_train, x_test, y_test)`, a dict with
@@ -127,7 +127,7 @@ def _of_dict(data: Mapping[str, Any]) -> Dataset:
 
 
 def _check_parts(data: Sequence[Any]) -> None:
-    """Refuses what is not `(x_train, y_train, …)`, but may look like it."""
+    """Refuses what is not `(x_train, y_train, …)` but can look like it."""
     kind = type(data).__name__
     pairs = [part for part in data if isinstance(part, (list, tuple)) and len(part) == 2 and hasattr(part[0], "shape")]
     if pairs and len(pairs) == len(data):
@@ -165,7 +165,7 @@ def _npz(path: Path) -> Dataset:
             names = [name.removesuffix(".npy") for name in file.namelist()]
             for name in [name for name in _SAVED if name in names]:
                 found[name] = _member(file, f"{name}.npy")
-    except Exception as e:  # zip and zlib raise many kinds on damaged data
+    except Exception as e:  # zip and zlib raise many kinds of error on damaged data
         told = str(e)[:300].rstrip(".") or type(e).__name__
         raise DataError(f"{path}: not a sound .npz file: {told}.") from None
     if "x_train" not in found or "y_train" not in found:
@@ -184,9 +184,9 @@ def _npz(path: Path) -> Dataset:
 
 
 def _member(file: zipfile.ZipFile, name: str) -> np.ndarray:
-    """An array of an .npz file; none of whose memory is taken before it is known to be there."""
+    """An array of an .npz file. No memory is allocated before its size is known to be right."""
     size, packed = file.getinfo(name).file_size, file.getinfo(name).compress_size
-    if size > 2000 * packed + 2**16:  # deflate packs a thousandfold at most
+    if size > 2000 * packed + 2**16:  # deflate compresses a thousandfold at most
         raise ValueError(f"{name} claims {size:,} bytes, of which {packed:,} are there")
     with file.open(name) as opened:
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -265,7 +265,7 @@ def _read_split(builder: Any, split: str, image_size: tuple[int, int] | None) ->
             f"file_format='array_record' ({str(e).splitlines()[0]})."
         ) from None
 
-    # One after the other: decoding holds the interpreter lock, threads make it slower.
+    # One after the other: decoding holds the interpreter lock, so threads make it slower.
     records = []
     for i in range(len(source)):
         record = source[i]

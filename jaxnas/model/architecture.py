@@ -12,7 +12,7 @@ bool array `[n]`                   this subset of an InputChoice's inputs; may b
 `int`, `str`, tuple of those       fixed: only these candidates are built
 =================================  =======================================================
 
-Arrays count the candidates that a choice has; Python values name those of the whole model, also where a choice is
+Arrays count the candidates that a choice has; Python values name those of the complete model, even if a choice is
 restricted to some of them (`jaxnas.restrict`).
 
 This module knows nothing of Flax; `values`, `choices`, `space` and `serialization` are built on it.
@@ -46,11 +46,11 @@ class ChoiceSpec:
       kind: `"layer"` (a LayerChoice) or `"input"` (an InputChoice).
       n_candidates: number of candidates, n >= 1.
       names: the n candidate names if they have any, else None.
-      n_chosen: how many are chosen; None for any subset, the empty one included.
-      ranked: of an input whose `names` are keys of layers: whether it has no weights of its own, but takes the
+      n_chosen: how many are chosen; None for any subset, including the empty one.
+      ranked: for an input whose `names` are keys of layers: whether it has no weights of its own, but takes the
         `n_chosen` inputs whose layers are strongest (see `InputChoice`).
-      original: of a restricted choice the indices that its candidates have in the whole one, ascending; else None.
-      whole: the choice before it was restricted (`jaxnas.restrict`): itself unless it is.
+      original: for a restricted choice the indices of its candidates in the complete choice, ascending; else None.
+      whole: the choice before it was restricted (`jaxnas.restrict`); itself if it is not restricted.
     """
 
     kind: str
@@ -85,11 +85,11 @@ class ChoiceSpec:
 
     @property
     def labels(self) -> tuple[int | str, ...]:
-        """How each candidate is written in a fixed architecture: its name, or its index in the whole choice."""
+        """How each candidate is written in a fixed architecture: its name, or its index in the complete choice."""
         return self.names or self.original or tuple(range(self.n_candidates))
 
     def restricted(self, kept: tuple[int, ...]) -> ChoiceSpec:
-        """This choice with only those of its candidates, ascending indices in the whole one."""
+        """This choice with only these candidates, given as ascending indices in the complete choice."""
         whole = self.whole
         if list(kept) != sorted(set(kept) & set(range(whole.n_candidates))):
             raise ValueError(f"{list(kept)} are no ascending indices of {whole.n_candidates} candidates.")
@@ -106,14 +106,14 @@ class ChoiceSpec:
 
 @dataclasses.dataclass(frozen=True)
 class RestrictedSpec(ChoiceSpec):
-    """A choice of which only some candidates are left. For attributes see `ChoiceSpec`."""
+    """A choice with only some of its candidates left. For attributes see `ChoiceSpec`."""
 
     original: tuple[int, ...] = ()  # type: ignore[misc]
     whole: ChoiceSpec = None  # type: ignore[assignment]
 
 
 def read_spec(fields: Mapping[str, Any]) -> ChoiceSpec:
-    """The choice that `dataclasses.asdict`, and JSON, made these fields of."""
+    """The choice that `dataclasses.asdict` and JSON wrote as these fields."""
     plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     if "whole" not in plain:
         return ChoiceSpec(**plain)
@@ -121,12 +121,12 @@ def read_spec(fields: Mapping[str, Any]) -> ChoiceSpec:
 
 
 class Gated(NamedTuple):
-    """Sampled paths whose outputs are multiplied by gates. The gates carry the gradient to what they were drawn from.
+    """Sampled paths whose outputs are multiplied by gates. The gates carry the gradient to the logits.
 
     Only these candidates run. GDAS (arXiv 1910.04465, equation 8), ProxylessNAS (1812.00332, section 3.2: two paths),
-    straight-through and ReinMax estimators give a choice such a value. The number of paths k may differ from
-    `n_chosen`, from 1 to n; that indices are distinct is up to the sampler. `reduction="mean"` is over the paths whose
-    gate is not zero. Ranked inputs have no weights, hence no gates.
+    straight-through and ReinMax estimators use such values. The number of paths k may differ from
+    `n_chosen`, from 1 to n; the sampler must make indices distinct. `reduction="mean"` is over the paths whose
+    gate is not zero. Ranked inputs have no weights, and so no gates.
 
     Attributes:
       index: int `[k]`, or `[]` for one path; may be traced.
@@ -140,8 +140,8 @@ class Gated(NamedTuple):
 class MultiHotIndex(int):
     """The index read from a multi-hot list, e.g. 1 from `[false, true]`.
 
-    It is that int, and remembers the list's length, so that a list made for another number of
-    candidates is refused (NNI re-reads such a list as something else).
+    It is an int that also remembers the list's length, so that a list made for another number of
+    candidates is refused (NNI reads such a list as something else).
     """
 
     length: int
@@ -162,9 +162,9 @@ def from_multi_hot(flags: list[bool]) -> MultiHotIndex | MultiHotIndices:
 
 
 class ClassicIndex(int):
-    """The index read from NNI's `{"_value": "conv5x5", "_idx": 1}`, which says the candidate twice.
+    """The index read from NNI's `{"_value": "conv5x5", "_idx": 1}`, which names the candidate twice.
 
-    It is that int, and remembers the names, so that a file made for other candidates is refused.
+    It is an int that also remembers the names, so that a file made for other candidates is refused.
     """
 
     written: tuple[int | str, ...]
@@ -188,7 +188,7 @@ class StaticArch(Mapping):
     """A fixed architecture that no transformation can trace: a pytree without leaves.
 
     A plain dict of ints turns into traced arrays when it passes through `jax.jit` or `nn.remat`,
-    and all candidates would be built; this stays fixed.
+    and all candidates would be built; this one stays fixed.
     """
 
     def __init__(self, values: Arch, root: tuple[str, ...] = ()):
@@ -221,13 +221,13 @@ def is_array(value: Any) -> bool:
 
 
 def is_weighted(arch: Any) -> bool:
-    """Whether some choice of what a model is called with has weights. False for what is no architecture."""
+    """Whether some choice of a value has weights or gates. False if the value is not an architecture."""
     values = arch.values() if isinstance(arch, Mapping) else ()
-    return any(is_array(value) and jnp.issubdtype(value.dtype, jnp.floating) for value in values)
+    return any(isinstance(v, Gated) or (is_array(v) and jnp.issubdtype(v.dtype, jnp.floating)) for v in values)
 
 
 def is_mixture(arch: Arch) -> bool:
-    """Whether an architecture gives weights rather than decisions.
+    """Whether an architecture gives weights rather than decisions, gated paths among them.
 
     Raises:
       ArchitectureError: if it gives weights for some choices and decisions for others.
@@ -243,7 +243,7 @@ def is_concrete(value: Any) -> bool:
 
 
 def fixed_value(spec: ChoiceSpec, chosen: tuple[int, ...]) -> int | str | tuple:
-    """The one way a decision is written: a scalar if one is chosen, else a tuple; names where there are."""
+    """The canonical form of a decision: a scalar if one is chosen, else a tuple; names if there are any."""
     labels = tuple(spec.labels[i] for i in chosen)
     return labels[0] if len(labels) == 1 else labels
 
@@ -254,11 +254,11 @@ def missing_key(key: str, spec: ChoiceSpec, arch: Arch) -> ArchitectureError:
 
 
 NONE = "none"
-"""Name of a candidate that is no layer: where inputs are ranked by their layers, it does not count."""
+"""Name of the candidate that is no layer: it does not count when inputs are ranked by their layers."""
 
 
 def strongest(spec: ChoiceSpec, weights: Any) -> tuple[int, float]:
-    """The candidate of a layer with the largest weight, `NONE` left out, and that weight: how strong the layer is."""
+    """The candidate of a layer with the largest weight, except `NONE`, and that weight: the strength of the layer."""
     names = spec.names or (None,) * spec.n_candidates
     counted = [-np.inf if name == NONE else float(w) for name, w in zip(names, weights, strict=True)]
     return int(np.argmax(counted)), max(counted)

@@ -1,4 +1,4 @@
-"""The cells of a model as it describes them itself, for pictures as in papers."""
+"""The cells of a model as the model describes them, for pictures as in papers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jaxnas.model.space import Space
 
 
 class CellEdge(NamedTuple):
-    """A connection in a `Cell`. With neither `choice` nor `switch` it is always there.
+    """A connection in a `Cell`. With neither `choice` nor `switch` it always exists.
 
     Attributes:
       source, target: names of nodes.
       choice: key of the LayerChoice that decides its operation, if one does.
-      switch: `(key of an InputChoice, index of a candidate)`, if it is there only as far as that is taken.
-      loose: it is there as far as no `switch` takes its source: the loose ends that make a cell's output.
+      switch: `(key of an InputChoice, index of a candidate)`, if it exists only as far as that candidate is taken.
+      loose: it exists as far as no `switch` takes its source: the loose ends that form a cell's output.
     """
 
     source: str
@@ -31,9 +31,9 @@ class CellEdge(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What a repeated part of a model looks like, for pictures of it as in papers.
+    """A description of a repeated part of a model, for pictures as in papers.
 
-    A model says so in an optional method, `describe_cells(self) -> Sequence[Cell]`, which uses its fields only.
+    A model gives it in an optional method, `describe_cells(self) -> Sequence[Cell]`, which uses its fields only.
 
     Attributes:
       name: `"normal"`, for instance.
@@ -47,10 +47,10 @@ class Cell(NamedTuple):
 
 
 def cells_of(model: nn.Module, space: Space) -> list[dict[str, Any]]:
-    """The cells that a model describes, as JSON has them; none if it describes none.
+    """The cells that a model describes, as plain JSON; none if it describes none.
 
     Args:
-      model: the whole model.
+      model: the complete model.
       space: its choices, or what a restriction has left of them.
 
     Raises:
@@ -72,7 +72,7 @@ def cells_of(model: nn.Module, space: Space) -> list[dict[str, Any]]:
 
 
 def _edges_left(cell: Cell, space: Space) -> list[CellEdge]:
-    """The edges of a cell of the whole model that are in the restricted one, switches counting what is left."""
+    """The edges of a cell of the complete model that the restricted one has; switches count the candidates left."""
     left = []
     for edge in cell.edges:
         at = None if edge.switch is None else position_left(space[edge.switch[0]], edge.switch[1])
@@ -109,7 +109,7 @@ def _check_cell(cell: Cell, space: Space, where: str) -> None:
 
 
 def position_left(spec: ChoiceSpec, candidate: int) -> int | None:
-    """Which of what is left of a choice a candidate of the whole one is; None if it is left out."""
+    """The index of a complete choice's candidate among those left; None if it is left out."""
     if spec.original is None:
         return candidate
     return spec.original.index(candidate) if candidate in spec.original else None

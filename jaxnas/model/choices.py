@@ -2,7 +2,7 @@
 
 Both are Flax modules without parameters of their own, and pure functions of their inputs and of `arch`,
 the architecture (see `jaxnas.model.architecture` for the five kinds of value it may hold). So one model definition
-serves as supernet, as sampled path and as fixed model.
+is used as supernet, as sampled path and as fixed model.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from flax import linen as nn
 
 from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
-from jaxnas.model.architecture import INPUT, LAYER, ChoiceSpec, missing_key
+from jaxnas.model.alike import MANY, fan_out, groups_alike, run_alike, weighted_sum
+from jaxnas.model.architecture import INPUT, LAYER, ChoiceSpec
+from jaxnas.model.lookup import choice_key, look_up, mask_of
 from jaxnas.model.recorder import recorder_of
 from jaxnas.model.reducing import REDUCTIONS, check_shapes, reduce_chosen, reduce_masked, reduce_weighted
-from jaxnas.model.restriction import RestrictedArch, restricted_spec
-from jaxnas.model.values import read_value
 from jaxnas.ops.merging import merge
 
 NO_KEY = ""
@@ -39,16 +39,16 @@ class LayerChoice(nn.Module):
     *fixed* only that candidate is built, and a LayerChoice that is fixed to nothing (`()`) gives None.
 
     Candidates may hold parameters, batch statistics, dropout and further choices. Keyword arguments of the
-    call, and `arch`, reach those candidates that take them, so some may have a `train` argument and
+    call, and `arch`, reach those candidates that take them, so some can have a `train` argument and
     others not.
 
     Attributes:
       candidates: list or dict (name -> layer) of modules, or functions of `x`.
-      key: name of the decision; choices with one key share it. Default: the module's path in its model.
+      key: name of the decision; choices with the same key share it. Default: the module's path in its model.
       reduction: how several outputs become one: `"sum"`, `"mean"` (over the candidates whose weight or gate is not
         zero, as in NNI), `"concat"` (channels, the last axis) or `"none"` (a list).
       return_mask: also return what was chosen: weights `[n]` (gates at their indices, zeros elsewhere) or bool `[n]`.
-        Its length is that of `candidates`, also where a restriction has left some out.
+        Its length is that of `candidates`, even if a restriction has left some out.
     """
 
     candidates: Sequence[Any] | Mapping[str, Any]
@@ -78,11 +78,11 @@ class LayerChoice(nn.Module):
         Args:
           x: input of every candidate.
           arch: the architecture.
-          **kwargs: passed on to the candidates that take them. `train` (or `deterministic`) reaches each under the
-            name it has for it, and may be taken by none.
+          **kwargs: passed on to the candidates that take them. `train` (or `deterministic`) reaches each under the name
+            that the candidate uses, and need not be taken by any.
 
         Returns:
-          The reduced output; with `return_mask` a pair of it and the mask.
+          The reduced output; with `return_mask` a pair of the output and the mask.
 
         Raises:
           ArchitectureError: if `arch` has no fitting value, or candidates differ in output shape.
@@ -107,13 +107,13 @@ class LayerChoice(nn.Module):
             computed = {kept[i] for i in (value if kind == "fixed" else range(len(kept)))}
             others = [i for i in range(len(layers)) if i not in computed]
             recorder.look_aside(partial(functional.call, layers[i], x, options) for i in others)
-        mask = _mask(spec, kind, value)
+        mask = mask_of(spec, kind, value)
         if kind == "fixed":
             return _with_mask(self, reduce_chosen(self.reduction, [run(self, i, x) for i in value]), mask)
         if kind == "weights":
-            merged = self._merge([layers[i] for i in kept], x, value) if recorder is None else {}
+            merged = self._merge([layers[i] for i in kept], x, value, options) if recorder is None else {}
             rest = [i for i in range(len(kept)) if not any(i in members for members in merged)]
-            outputs = [run(self, i, x) for i in rest]
+            outputs = self._run_all(run, [layers[i] for i in kept], x, options, rest)
             scales = value if len(rest) == len(kept) else value[np.array(rest, int)]
             if merged:
                 ones = jnp.ones(len(merged), value.dtype)
@@ -126,12 +126,30 @@ class LayerChoice(nn.Module):
             return _with_mask(self, reduce_weighted(key, self.reduction, outputs, value.gate, paths), mask)
         return _with_mask(self, reduce_chosen(self.reduction, self._run_some(run, x, value, key, labels)), mask)
 
-    def _merge(self, layers: list[Any], x: Any, weights: jax.Array) -> dict[tuple[int, ...], jax.Array]:
-        """The weighted sums of those layers that are convolutions which can be run as one."""
+    def _merge(self, layers: list[Any], x: Any, weights: jax.Array, options: Any) -> dict[tuple[int, ...], Any]:
+        """The weighted sums of those layers that can be run as one: convolutions, and many equal modules."""
         observed = self.is_initializing() or self.is_mutable_collection("intermediates")
         if self.reduction != "sum" or observed:
             return {}
-        return merge(layers, x, weights, self._convolution())
+        merged: dict[tuple[int, ...], Any] = dict(merge(layers, x, weights, self._convolution()))
+        rest = [i for i in range(len(layers)) if not any(i in members for members in merged)]
+        for group in groups_alike([layers[i] for i in rest]):
+            members = tuple(rest[i] for i in group)
+            outputs = run_alike([layers[i] for i in members], x, options)
+            merged[members] = weighted_sum(weights[np.array(members)], outputs)
+        return merged
+
+    def _run_all(self, run: Callable, layers: list[Any], x: Any, options: Any, rest: Sequence[int]) -> list[Any]:
+        """The outputs of the layers at the positions `rest`."""
+        outputs: dict[int, Any] = {}
+        if self.is_initializing() and not self.is_mutable_collection("intermediates"):
+            for group in groups_alike([layers[i] for i in rest]):
+                stacked = run_alike([layers[rest[i]] for i in group], x, options)
+                outputs |= {rest[i]: jax.tree.map(lambda leaf, j=j: leaf[j], stacked) for j, i in enumerate(group)}
+        others = [i for i in rest if i not in outputs]
+        inputs = fan_out(x, len(others)) if len(others) >= MANY else [x] * len(others)
+        outputs |= {i: run(self, i, own) for i, own in zip(others, inputs, strict=True)}
+        return [outputs[i] for i in rest]
 
     def _convolution(self) -> Callable:
         """The convolution function of merged candidates; replaced inside `jaxnas.ops.fast_convolutions`."""
@@ -182,14 +200,14 @@ class InputChoice(nn.Module):
     Attributes:
       n_candidates: number of tensors; or give
       choose_from: their names, usually the keys of the choices they come from, `NO_KEY` for others. Used in
-        exported files where they are all different. The call may then take a dict with these names.
+        exported files if they are all different. The call can then take a dict with these names.
       n_chosen: how many are chosen; None for any number from none to all.
       key: name of the decision; choices with one key share it. Default: the module's path in its model.
       reduction: `"sum"`, `"mean"` (over the chosen, or those whose weight or gate is not zero), `"concat"`
         (channels, the last axis; a traced mask keeps all channels and zeroes those not chosen) or `"none"`.
       return_mask: also return what was chosen; see `LayerChoice`.
       ranked: the candidates are LayerChoices, `choose_from` being their keys. DARTS then has no logits for this
-        choice: every input enters with weight 1, and those are chosen behind which the strongest layers are.
+        choice: every input enters with weight 1, and the inputs from the strongest layers are chosen.
     """
 
     n_candidates: int | None = None
@@ -223,12 +241,12 @@ class InputChoice(nn.Module):
         """Applies the choice.
 
         Args:
-          tensors: the candidates, in order; or a dict from the names in `choose_from`. A tensor that a fixed
-            architecture does not choose may be None.
+          tensors: the candidates, in order; or a dict with the names in `choose_from`. A tensor that a fixed
+            architecture does not choose can be None.
           arch: the architecture.
 
         Returns:
-          The reduced tensor (None if fixed to nothing); with `return_mask` a pair of it and the mask.
+          The reduced tensor (None if fixed to nothing); with `return_mask` a pair of the tensor and the mask.
 
         Raises:
           ArchitectureError: if `arch` has no fitting value, or tensors to be reduced differ in shape.
@@ -244,7 +262,7 @@ class InputChoice(nn.Module):
         if absent:
             raise ArchitectureError(f"{_title(self)} (key {key!r}): the chosen input {absent} is None.")
 
-        mask = _mask(spec, kind, value)
+        mask = mask_of(spec, kind, value)
         if kind == "fixed":
             return _with_mask(self, reduce_chosen(self.reduction, [tensors[i] for i in value]), mask)
         if kind == "weights":
@@ -300,51 +318,6 @@ def _check_fields(choice: Any) -> None:
 def _title(choice: Any) -> str:
     label = choice.key or choice.name
     return f"{type(choice).__name__} {label!r}" if label else type(choice).__name__
-
-
-def choice_key(choice: LayerChoice | InputChoice, arch: Any) -> str:
-    """The key of a choice that is being called with `arch`."""
-    root = getattr(arch, "root", ())
-    return choice.key or "/".join(choice.path[len(root) :]) or type(choice).__name__
-
-
-def look_up(arch: Any, key: str, spec: ChoiceSpec) -> tuple[str, Any, ChoiceSpec]:
-    """What an architecture says of a choice: `(kind, value)` as `values.read_value` gives them, and what is left of it.
-
-    For modules that have choices and compute them in a way of their own. If the model is restricted, the spec has the
-    indices of the candidates that are left, `original`, and the value counts these.
-
-    Raises:
-      ArchitectureError: if it says nothing, or nothing that fits.
-    """
-    if isinstance(arch, RestrictedArch):
-        spec, arch = restricted_spec(arch.steps, key, spec), arch.arch
-    recorder = recorder_of(arch)
-    if recorder is not None:
-        return (*recorder.record(key, spec), spec)
-    if not isinstance(arch, Mapping):
-        raise ArchitectureError(
-            f"choice {key!r} ({spec}): the architecture must be a dict {{key: value}}; got {type(arch).__name__}."
-        )
-    if key not in arch:
-        raise missing_key(key, spec, arch)
-    return (*read_value(key, spec, arch[key]), spec)
-
-
-def _mask(spec: ChoiceSpec, kind: str, value: Any) -> Any:
-    """What a value chooses of the whole choice: weights or bools `[n]`; a NumPy array if it is fixed."""
-    n = spec.n_candidates
-    if kind == "fixed":
-        mask: Any = np.isin(np.arange(n), value)
-    elif kind == "gated":
-        mask = jnp.zeros(n, value.gate.dtype).at[value.index].add(value.gate)
-    else:
-        mask = jnp.zeros(n, bool).at[value].set(True) if kind == "index" else value
-    if spec.original is None:
-        return mask
-    if kind == "fixed":
-        return np.isin(np.arange(spec.whole.n_candidates), np.asarray(spec.original)[mask])
-    return jnp.zeros(spec.whole.n_candidates, mask.dtype).at[np.asarray(spec.original)].set(mask)
 
 
 def _with_mask(choice: Any, output: Any, mask: Any) -> Any:

@@ -44,19 +44,21 @@ class Cost(NamedTuple):
 def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
     """Counts FLOPs and parameters of a model in evaluation mode, by tracing it.
 
-    FLOPs are multiply-accumulates, as in the papers of the field: half of what counts multiplications and additions
-    apart, as hardware's figures do.
+    FLOPs are multiply-accumulates, as in the papers of the field: half the number that counts multiplications and
+    additions separately, as hardware figures do.
 
     Loops count once per iteration (`nn.scan`, `lax.fori_loop` of known length; a `while` of unknown length counts
-    once). Of branches that no choice selects, the dearest counts.
+    once). Of branches that no choice selects, the most expensive counts.
 
-    Of an architecture of weights the result is an expectation: each choice is taken to be drawn by its weights,
-    independently of the others. It is exact where LayerChoices decide what is computed, nested ones too; what depends
-    on an InputChoice counts in full, so there it is an upper bound (the loose ends of `enas_micro`). It is a smooth
-    function of the weights and works inside `jax.jit` and `jax.grad`, as a term of a loss that takes the architecture,
-    `loss(output, labels, arch)`. Traced decisions (an ENAS sample inside jit) count as weights of ones and zeros.
+    For an architecture of weights the result is an expectation: each choice is assumed to be drawn by its weights,
+    independently of the others. It is exact where LayerChoices, also nested ones, decide what is computed; whatever
+    depends on an InputChoice counts in full, so there it is an upper bound (the loose ends of `enas_micro`). It is a
+    smooth function of the weights and works inside `jax.jit` and `jax.grad`, as a term of a loss that takes the
+    architecture, `loss(output, labels, arch)`. Traced decisions (an ENAS sample inside jit) count as weights of ones
+    and zeros.
 
-    `Gated` paths cost what the paths cost that run, whatever their gates. Beside them ranked inputs may have weights.
+    `Gated` paths cost as much as the paths that run, whatever their gates. Ranked inputs can have weights along with
+    them.
 
     A call traces the model, which takes seconds for large ones. For many architectures compile it once:
     `flops = jax.jit(lambda weights: jaxnas.cost(model, shape, weights).flops)`, then `flops(space.one_hot(arch))`.
@@ -79,7 +81,7 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
         return _fixed_cost(model, x)
     if arch is None:
         raise ArchitectureError(
-            f"{type(model.module).__name__} has open choices, so what it costs depends on them: give decisions, or "
+            f"{type(model.module).__name__} has open choices, so its cost depends on them: give decisions, or "
             "weights for an expectation (`Space.uniform()`, for instance)."
         )
     if isinstance(arch, Mapping) and not any(isinstance(value, Gated) or is_array(value) for value in arch.values()):
@@ -166,7 +168,7 @@ def _expected_cost(model: functional.ModelFns, found: Space, x: jax.ShapeDtypeSt
 
 
 class _Label(NamedTuple):
-    """What is known of a variable: a parameter, the index of a choice or of a platform, the result of a contraction."""
+    """What a variable is known to be: a parameter, the index of a choice or of a platform, a contraction's result."""
 
     kind: str
     name: Any = None
@@ -178,7 +180,7 @@ class _Total(NamedTuple):
     outputs: list[_Label | None]
 
 
-# Through these an index stays that index, and a bias that bias.
+# Through these an index stays an index, and a bias stays a bias.
 _FORM = {"reshape", "squeeze", "slice", "broadcast_in_dim", "convert_element_type", "clamp", "copy", "dynamic_slice"}
 
 

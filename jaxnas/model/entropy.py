@@ -11,8 +11,8 @@ from jaxnas.model.architecture import ChoiceSpec
 def choice_entropy(spec: ChoiceSpec, weights: Sequence[float | None]) -> float | None:
     """Entropy of a choice, from 0 (decided) to 1 (all candidates equally likely).
 
-    k of n: the entropy of the n weights, which sum to k, each over k; scaled so that k equal ones give 0 and n give 1
-    (k = 1: over log n). Any subset: the mean entropy of the n gates, over log 2.
+    k of n: the entropy of the n weights (which sum to k), each divided by k; scaled so that k equal ones give 0 and n
+    give 1 (k = 1: divided by log n). Any subset: the mean entropy of the n gates, divided by log 2.
 
     Args:
       spec: the choice.
@@ -32,7 +32,7 @@ def choice_entropy(spec: ChoiceSpec, weights: Sequence[float | None]) -> float |
 
 
 def arch_entropy(space: Mapping[str, ChoiceSpec], probabilities: Mapping[str, Sequence[float | None]]) -> float:
-    """Mean over the choices of their entropy, from 0 to 1; those in which nothing is to be decided do not count.
+    """The mean entropy of the choices, from 0 to 1; choices in which there is nothing to decide do not count.
 
     Args:
       space: the choices.
@@ -45,3 +45,47 @@ def arch_entropy(space: Mapping[str, ChoiceSpec], probabilities: Mapping[str, Se
 
 def _entropy(shares: Sequence[float]) -> float:
     return -sum(p * math.log(p) for p in shares if p > 0)
+
+
+HARDLY = 0.05
+"""Up to this difference of probabilities a decision counts as hardly made."""
+
+
+def margin(spec: ChoiceSpec, weights: Sequence[float | None] | None) -> tuple[float, float] | None:
+    """The probability of the weakest candidate that is chosen, and of the strongest that is not.
+
+    For any subset: that of the input whose gate is nearest to 1/2, and 1/2.
+
+    Args:
+      spec: the choice.
+      weights: its n probabilities, or None.
+
+    Returns:
+      None where there is nothing to decide, or a probability is unknown.
+    """
+    if weights is None or spec.ranked or spec.n_chosen == spec.n_candidates or any(w is None for w in weights):
+        return None
+    known = [float(weight) for weight in weights if weight is not None]
+    if spec.n_chosen is None:
+        return min(known, key=lambda gate: abs(gate - 0.5)), 0.5
+    ranked = sorted(known, reverse=True)
+    return ranked[spec.n_chosen - 1], ranked[spec.n_chosen]
+
+
+def sureness(spec: ChoiceSpec, weights: Sequence[float | None] | None) -> str:
+    """How sure a decision is, in words: `"0.507 to 0.493, hardly decided"`; empty if nothing is known."""
+    found = margin(spec, weights)
+    if found is None:
+        return ""
+    hardly = ", hardly decided" if abs(found[0] - found[1]) <= HARDLY else ""
+    return f"{found[0]:.3f} to {found[1]:.3f}{hardly}"
+
+
+def hardly_decided(
+    space: Mapping[str, ChoiceSpec], probabilities: Mapping[str, Sequence[float | None]]
+) -> dict[str, str]:
+    """The choices that are hardly decided, `{key: "0.507 to 0.493"}`."""
+    found = {key: margin(spec, probabilities.get(key)) for key, spec in space.items()}
+    return {
+        key: f"{a:.3f} to {b:.3f}" for key, (a, b) in ((k, m) for k, m in found.items() if m) if abs(a - b) <= HARDLY
+    }

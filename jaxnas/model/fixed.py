@@ -13,7 +13,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxnas.errors import ArchitectureError
 from jaxnas.model import functional
-from jaxnas.model.architecture import Arch, StaticArch, is_array
+from jaxnas.model.architecture import Arch, StaticArch, decision_text, is_array
+from jaxnas.model.naming import importable_name
 from jaxnas.model.restrict import RestrictedModel, Unbound, whole_model
 from jaxnas.model.restriction import RestrictedArch
 from jaxnas.model.serialization import load, read_values
@@ -33,11 +34,16 @@ class FixedModel(nn.Module):
     open: Unbound
     arch: StaticArch
 
+    def __repr__(self) -> str:
+        decisions = ", ".join(f"{key}: {decision_text(value)}" for key, value in self.arch.items())
+        decisions = decisions if len(decisions) <= 200 else f"{decisions[:199]}…"
+        return f"FixedModel({type(self.open.model).__name__}; {decisions})"
+
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """Calls the model. The first initialisation also checks the architecture against the model's space.
 
-        A model that must be told whether it trains, and is not, is called for evaluation (to be initialised, in
-        training, so that it makes all of its variables).
+        A model that needs a training flag and gets none is called for evaluation (for initialisation, in training mode,
+        so that it makes all of its variables).
 
         Raises:
           ArchitectureError: if the architecture does not fit the model.
@@ -48,7 +54,7 @@ class FixedModel(nn.Module):
                 apart.submit(check_fixed, self.open.model, self.arch, *specs).result()
         # On our own scope, so that parameters and keys have the names they have in the supernet.
         model = self.open.model.clone(parent=self.scope, name=None)
-        alike = (*functional.MODES, "progress")  # so that every fixed model can be called alike
+        alike = (*functional.MODES, "progress")  # so that every fixed model can be called in the same way
         passed: dict[str, Any] = {name: kwargs.pop(name) for name in alike if name in kwargs}
         passed = functional.accepted(model, passed)
         kwargs |= {**functional.required(model, len(inputs), train=self.is_initializing()), **passed}
@@ -66,7 +72,7 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
 
     Args:
       model_fn: anything that gives a Flax module when called without arguments, or a module. A restricted one
-        takes the architectures of the whole model that lie in its space.
+        takes the architectures of the complete model that lie in its space.
       architecture: a JSON file (see `load` for its forms) or a dict of decisions.
 
     Returns:
@@ -75,9 +81,10 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ArchitectureError: if it is no architecture. Whether it fits the model shows at `init`, since a Flax
-        model has no choices before it has seen an input: then missing and unexpected keys, unknown names,
-        indices out of range and wrong lengths raise.
+      ArchitectureError: if it is no architecture, or does not fit the model: missing and unexpected keys, unknown
+        names, indices out of range, wrong lengths. Of a model whose space does not depend on its input, and that says
+        so in a method `known_space() -> Space` (those of DARTS and NAS-Bench-201), this shows here; of others at
+        `init`, since a Flax model has no choices before it has seen an input.
     """
     if not isinstance(architecture, (Mapping, str, os.PathLike)):
         raise ArchitectureError(
@@ -93,17 +100,20 @@ def apply_fixed_architecture(model_fn: Any, architecture: str | os.PathLike | Ar
                 f"the model is restricted, so the arrays given for {arrays} count what is left; `Space.fixed` of its "
                 "space makes decisions of them, which are names and indices of the whole model."
             )
-    return FixedModel(Unbound(model), StaticArch(values))
+    if hasattr(model, "known_space"):
+        model.known_space().validate(values)
+    name = model.open.name if isinstance(model, RestrictedModel) else importable_name(model_fn)
+    return FixedModel(Unbound(model, name), StaticArch(values))
 
 
 def inherit(model: nn.Module, variables: Mapping[str, Any], *example_inputs: Any) -> dict[str, Any]:
     """The supernet's variables for the candidates that a fixed or restricted model has.
 
     They have the same names and shapes in both. A model that stores its candidates in another way, such as stacked,
-    says how in an optional method, `inherited(self, variables, arch) -> variables`.
+    picks them in an optional method, `inherited(self, variables, arch) -> variables`.
 
     Args:
-      model: what `apply_fixed_architecture` or `restrict` gave.
+      model: from `apply_fixed_architecture` or `restrict`.
       variables: the supernet's, for instance `SearchResult.variables`, or those of a restricted model that has all that
         `model` has.
       *example_inputs: inputs of the model (arrays or `jax.ShapeDtypeStruct`s).

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jaxnas.ops import fast_convolutions
 
 MODES = ("train", "deterministic", "use_running_average")
-"""What Flax modules call the argument that says whether they train; the last two say the opposite."""
+"""Names that Flax modules use for the training flag; the last two mean the opposite."""
 
 _FOREIGN = {
     "flax.nnx": ("Flax NNX", ("Module", "Pytree", "Object")),
@@ -39,11 +39,11 @@ Variables = Mapping[str, Any]
 
 
 class ModelFns(NamedTuple):
-    """A model as pure functions. `arch` is the last input, and left out for a fixed model.
+    """A model as pure functions. `arch` is the last input, and is left out for a fixed model.
 
     Attributes:
-      init: `(rng, *inputs, arch) -> variables`. Inputs may be `jax.ShapeDtypeStruct`s. A model that must be told
-        whether it trains is told that it does, so that it makes all of its variables.
+      init: `(rng, *inputs, arch) -> variables`. Inputs may be `jax.ShapeDtypeStruct`s. A model that needs a
+        training flag is initialised in training mode, so that it makes all of its variables.
       apply: `(variables, *inputs, arch, train=False, rngs=None, mutable=False, **options) -> output`, or
         `(output, updates)` if `mutable` names collections. `train` and the options reach models that take them;
         `train` also as `deterministic` or `use_running_average` (see `accepted`).
@@ -59,7 +59,7 @@ class ModelFns(NamedTuple):
     takes_arch: bool
 
     def accepts_arch(self, n_inputs: int) -> bool:
-        """Whether the module can be called with so many inputs and an architecture."""
+        """Whether the module can be called with that many inputs and an architecture."""
         if self.takes_arch:
             return True
         count = 1 + n_inputs  # the architecture comes last
@@ -74,7 +74,7 @@ class ModelFns(NamedTuple):
 
 
 def build(model_fn: Any) -> nn.Module:
-    """The module that `model_fn` is, or gives when called without arguments.
+    """The module that `model_fn` is, or returns when called without arguments.
 
     Raises:
       TypeError: if it is neither, or holds objects of another module system.
@@ -158,7 +158,7 @@ def _brief(value: Any) -> str:
 
 
 def model_fns(model_fn: Any) -> ModelFns:
-    """Wraps a Flax Linen module (or what gives one) as pure functions."""
+    """Wraps a Flax Linen module (or a function that returns one) as pure functions."""
     module = build(model_fn)
     takes_arch = "arch" in inspect.signature(type(module).__call__).parameters
 
@@ -198,7 +198,7 @@ def model_fns(model_fn: Any) -> ModelFns:
 
 
 def shape_of(x: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array or anything like one. Raises TypeError for several arrays."""
+    """Shape and dtype of an array or anything similar. Raises TypeError for several arrays."""
     if isinstance(x, jax.ShapeDtypeStruct):
         return x
     if isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and any(hasattr(part, "shape") for part in x)):
@@ -242,8 +242,8 @@ def _is_sequential(target: Any) -> bool:
 def accepted(target: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `options` that calling `target` accepts.
 
-    Where the options say whether to train, in one of `MODES`, a target that names another of these gets the same in
-    its own words, unless its constructor has fixed it. A `nn.Sequential` hands its keywords to its first layer, so
+    If the options have a training flag under one name of `MODES`, a target that uses another name gets the flag under
+    that name, unless its constructor has fixed it. A `nn.Sequential` hands its keywords to its first layer, so
     that layer decides.
     """
     while _is_sequential(target) and target.layers:
@@ -265,7 +265,7 @@ def accepted(target: Any, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def required(target: Any, n_inputs: int, *, train: bool) -> dict[str, bool]:
-    """What a module that must be told whether it trains is told, if called with so many inputs and nothing else."""
+    """The training flag for a module that needs one, if it is called with that many inputs and nothing else."""
     needed = {}
     for i, (name, parameter) in enumerate(_parameters(target).items()):
         positional = parameter.kind is not parameter.KEYWORD_ONLY and i <= n_inputs  # the first is `self`

@@ -1,6 +1,6 @@
 """The dataflow among the choices of a model, found by tracing it. For pictures.
 
-What enters and leaves each choice is marked with the identity primitive of `jax.ad_checkpoint.checkpoint_name`
+The inputs and outputs of each choice are marked with the identity primitive of `jax.ad_checkpoint.checkpoint_name`
 while the model is traced; following the marks through the jaxpr tells which choices feed which.
 """
 
@@ -20,7 +20,8 @@ from jax.extend import core
 from jaxnas.model import functional
 from jaxnas.model.architecture import LAYER, ChoiceSpec
 from jaxnas.model.cells import Cell, CellEdge, cells_of, position_left
-from jaxnas.model.choices import InputChoice, LayerChoice, choice_key
+from jaxnas.model.choices import InputChoice, LayerChoice
+from jaxnas.model.lookup import choice_key
 from jaxnas.model.recorder import Recorder
 from jaxnas.model.restrict import whole_model
 from jaxnas.model.space import Space, check_takes_arch
@@ -43,14 +44,13 @@ def trace_graph(model_fn: Any, *example_inputs: Any) -> dict[str, Any]:
 
       * `nodes`: `{"key", "kind", "uses", "inside"}` with kind `"input"` (first), `"layer"`, `"inputs"` or `"output"`
         (last), choices in the order in which they first give a result. `uses` says how often the model calls the
-        choice (in a loop of known length once per turn; branches all count), `inside` names the choice one of whose
-        candidates holds it. The ends are called `"input"` and `"output"`, in brackets if a choice has that key.
-      * `edges`: `{"source", "target", "candidates"}` where what the source gives reaches the target through no other
+        choice (in a loop of known length once per turn; branches all count), `inside` names the choice that has it in
+        one of its candidates. The ends are called `"input"` and `"output"`, in brackets if a choice has that key.
+      * `edges`: `{"source", "target", "candidates"}` if the output of the source reaches the target through no other
         choice; `candidates` lists the candidates of an InputChoice that it reaches, else it is None (of a restricted
-        choice all numbers count what is left). Masks
-        (`return_mask`) are decisions, not data. Acyclic and in the order of `nodes`: calls of one key are one node,
-        and of the ways back from a later to an earlier choice (repeated cells) none is kept. For the same reason a
-        later use of a choice is linked only to the latest uses of others.
+        choice all numbers count what is left). Masks (`return_mask`) are decisions, not data. Acyclic and in the order
+        of `nodes`: calls of one key are one node, and of the ways back from a later to an earlier choice (repeated
+        cells) none is kept. For the same reason a later use of a choice is linked only to the latest uses of others.
       * `cells`: of a model with a method `describe_cells` (see `Cell`), else `[]`: `{"name", "nodes", "edges"}`,
         edges with the fields of `CellEdge`.
 
@@ -75,10 +75,10 @@ def trace_graph(model_fn: Any, *example_inputs: Any) -> dict[str, Any]:
 
 
 def graph_or_none(model_fn: Any, *example_inputs: Any) -> dict[str, Any] | None:
-    """As `trace_graph`, of a model whose space is known; None, with a warning, where there is no picture to be made."""
+    """As `trace_graph`, for a model whose space is known; None, with a warning, if no picture can be made."""
     try:
         return trace_graph(model_fn, *example_inputs)
-    # A wrong description, what may not be marked (NotImplementedError), a jaxpr that another JAX writes differently.
+    # A wrong description, what cannot be marked (NotImplementedError), a jaxpr that another JAX writes differently.
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as e:
         warnings.warn(f"there will be no picture of the model: {type(e).__name__}: {e}", stacklevel=2)
         return None
@@ -93,14 +93,14 @@ class _Call(NamedTuple):
 
 
 class _Marker:
-    """Interceptor that marks what enters and leaves choices, with the call's number in `calls`."""
+    """Interceptor that marks the inputs and outputs of choices, with the call's number in `calls`."""
 
     def __init__(self) -> None:
         self.calls: list[_Call] = []
         self._open: list[str] = []
 
     def __call__(self, call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-        # A subclass may have a call of another form, which calls that of its base: only the latter counts.
+        # The call of a subclass can have another form, and calls that of its base: only the latter counts.
         method = getattr(context.orig_method, "func", None)
         if method not in _METHODS:
             return call(*args, **kwargs)
@@ -132,7 +132,7 @@ _METHODS = (inspect.unwrap(LayerChoice.__call__), inspect.unwrap(InputChoice.__c
 def _mark(tree: Any, number: int, way: str, label: int | None = None) -> Any:
     """Marks the leaves of `tree`, with their number unless a label is given.
 
-    Only what is traced: the rest carries no data of the model's input, and must stay concrete.
+    Only traced values: the others carry no data of the model's input, and must stay concrete.
     """
     leaves, form = jax.tree.flatten(tree)
     for i, leaf in enumerate(leaves):
@@ -145,7 +145,7 @@ def _mark(tree: Any, number: int, way: str, label: int | None = None) -> Any:
 
 
 class _Token(NamedTuple):
-    """What a value carries of a choice: what its use of that number (from 1) gave."""
+    """A mark of a value: it comes from the use with that number (from 1) of a choice."""
 
     key: str
     use: int
@@ -182,7 +182,7 @@ class _Flow:
         return of(jaxpr.outvars)
 
     def arrive(self, target: str, tokens: Tokens, *, first: bool, candidate: int | None = None) -> None:
-        """Notes what reaches a choice; at later uses of it only what the latest uses of others gave."""
+        """Notes what reaches a choice; at its later uses, only what comes from the latest uses of others."""
         for source, use in tokens:
             if source != target and (first or use == self._given[source]):
                 self.edges.setdefault((source, target), set()).add(candidate)
@@ -238,7 +238,7 @@ class _Flow:
         first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
         condition, body = params["cond_jaxpr"].jaxpr, params["body_jaxpr"].jaxpr
         turned, _ = self._loop(lambda carry: self.run(body, [*inputs[first:second], *carry]), inputs[second:], None)
-        carry = [_union(pair) for pair in zip(inputs[second:], turned, strict=True)]  # there may be no turn
+        carry = [_union(pair) for pair in zip(inputs[second:], turned, strict=True)]  # the loop may have no turn
         ends = _union(self.run(condition, [*inputs[:first], *carry]))
         return [tokens | ends for tokens in carry]
 
@@ -247,7 +247,7 @@ class _Flow:
     ) -> tuple[list[Tokens], list[Tokens]]:
         """Follows turns of a loop until what is carried comes from the same choices as before the turn.
 
-        Gives what the carry holds at the end, and what all turns put out beside it. An unknown length counts once.
+        Returns what the carry holds at the end, and what all turns output. An unknown length counts once.
         """
         most = max(1, len(carry) + 2 if length is None else min(length, len(carry) + 2))
         times = self._times
@@ -266,7 +266,7 @@ class _Flow:
 
 
 def _scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """Where the constants and where the carry end among the arguments of a scan."""
+    """Where the constants end and where the carry ends among the arguments of a scan."""
     if "num_consts" in params:  # JAX 0.10
         return params["num_consts"], params["num_consts"] + params["num_carry"]
     constants, carry, _ = params["ft_in"].unpack()
@@ -325,6 +325,6 @@ def _written(flow: _Flow, calls: Sequence[_Call], space: Space) -> dict[str, Any
 
 
 def _reached(candidates: set[int | None], spec: ChoiceSpec | None) -> set[int | None]:
-    """The candidates of a choice that something reaches, counting what is left of it."""
+    """The candidates of a choice that something reaches, counting only those left."""
     found = {i if i is None or spec is None else position_left(spec, i) for i in candidates}
     return found if None in candidates else found - {None}

@@ -1,4 +1,4 @@
-"""Layouts of images: if a model fails on one, which other it would take."""
+"""Layouts of images: if a model fails on one, which other one it takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def traced(
     x: jax.ShapeDtypeStruct,
     refusal: Callable[[str, tuple[int, ...], str], Exception],
 ) -> Any:
-    """Traces a model on an input; where that fails and another layout of the same image does not, says so.
+    """Traces a model on an input. If that fails and another layout of the same image works, the error says so.
 
     Args:
       run: traces.
@@ -33,7 +33,7 @@ def traced(
 
 
 def _layouts(shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
-    """Shapes that images of this shape may have been meant to have, and how to bring them there."""
+    """Shapes that may have been meant for images of this shape, and how to convert to them."""
     n, *image = shape
     if len(image) == 2:
         yield (n, *image, 1), "x[..., None]"

@@ -1,4 +1,4 @@
-"""What stands in for an architecture while a model is traced to find its choices."""
+"""A stand-in for an architecture while a model is traced to find its choices."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Recorder:
         """Makes a recorder.
 
         Args:
-          decisions: compute what they choose, instead of everything.
+          decisions: compute only what these choose, instead of everything.
           aside: whether candidates that are not computed are traced too.
         """
         self.found: dict[str, ChoiceSpec] = {}

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.errors import ArchitectureError
+from jaxnas.model.alike import can_be_stacked, weighted_sum
 
 REDUCTIONS = ("sum", "mean", "concat", "none")
 
@@ -28,8 +29,12 @@ def reduce_weighted(key: str, reduction: str, outputs: Sequence[Any], weights: j
     def scale(leaf: jax.Array, weight: jax.Array) -> jax.Array:
         return leaf * (weight.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else weight)
 
-    pairs = zip(outputs, jnp.unstack(weights), strict=True)  # iterating over a traced array of 100 or more fails
-    scaled = [jax.tree.map(lambda leaf, w=w: scale(leaf, w), out) for out, w in pairs]
+    if reduction in ("sum", "mean") and can_be_stacked(outputs):
+        total = weighted_sum(weights, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs))
+        count = jnp.maximum((weights != 0).sum(), 1)
+        return jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), total) if reduction == "mean" else total
+    # Not `zip`: JAX cannot iterate over a traced array of 100 or more.
+    scaled = [jax.tree.map(lambda leaf, w=weights[i]: scale(leaf, w), out) for i, out in enumerate(outputs)]
     return reduce_masked(key, reduction, scaled, weights != 0, labels)
 
 
@@ -49,7 +54,7 @@ def _combine(reduction: str, leaves: Sequence[jax.Array], count: Any) -> jax.Arr
 
 
 def check_shapes(key: str, outputs: Sequence[Any], labels: Sequence, *, but_last: bool = False) -> None:
-    """Raises ArchitectureError unless the outputs agree in shape, or in all of it but the last axis."""
+    """Raises ArchitectureError unless the outputs agree in shape, or in all axes but the last."""
 
     def form(output: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.shape(leaf)[:-1] if but_last else jnp.shape(leaf), output)

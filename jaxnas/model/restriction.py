@@ -20,8 +20,8 @@ class Step(NamedTuple):
     """One call of `jaxnas.restrict`.
 
     Attributes:
-      left: key of a choice and the candidates left of it, by name or index in the whole choice, sorted by key.
-      prefix: path of the restricted model in the one whose architecture it is called with: default keys have it.
+      left: key of a choice and the candidates left of it, by name or index in the complete choice, sorted by key.
+      prefix: path of the restricted model inside the model whose architecture it gets; default keys begin with it.
     """
 
     left: tuple[tuple[str, tuple[Label, ...]], ...]
@@ -34,14 +34,14 @@ class Step(NamedTuple):
 
 
 Steps = tuple[Step, ...]
-"""Restrictions one after the other, each of what the one before left. Hashable."""
+"""Restrictions one after the other, each of what the previous one left. Hashable."""
 
 
 def read_step(candidates: Any) -> Step:
     """The step that the argument of `jaxnas.restrict` stands for; see there.
 
     Raises:
-      ArchitectureError: if it is no dict of subsets.
+      ArchitectureError: if it is not a dict of subsets.
     """
     if not isinstance(candidates, Mapping):
         raise ArchitectureError(
@@ -55,7 +55,7 @@ def restricted_spec(steps: Steps, key: str, spec: ChoiceSpec) -> ChoiceSpec:
     """What the steps leave of a choice.
 
     Raises:
-      ArchitectureError: if a candidate is unknown, left out already or given twice, or fewer are left than are chosen.
+      ArchitectureError: if a candidate is unknown, already left out or given twice, or fewer are left than are chosen.
     """
     for step in steps:
         labels = step.of(key)
@@ -90,9 +90,9 @@ def check_keys(steps: Steps, known: Iterable[str]) -> None:
 
 @jax.tree_util.register_pytree_node_class
 class RestrictedArch(Mapping):
-    """An architecture together with the restriction of the model it is for. A pytree of what the architecture holds.
+    """An architecture together with the restriction of its model. A pytree with the leaves of the architecture.
 
-    Its arrays count the candidates that are left; its Python values name those of the whole model.
+    Its arrays count the candidates that are left; its Python values name those of the complete model.
     """
 
     def __init__(self, arch: Any, steps: Steps):

@@ -1,4 +1,4 @@
-"""The decision of one choice: drawn, changed (both from uniform numbers, traceable), and made of any value."""
+"""The decision of one choice: drawn, changed (both from uniform numbers, traceable), or made from any value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxnas.model.values import check_chosen, read_value
 
 
 def width(spec: ChoiceSpec) -> int:
-    """How many uniform numbers a decision is made of."""
+    """How many uniform numbers a decision is made from."""
     return 1 if spec.n_chosen == 1 else spec.n_candidates
 
 
@@ -33,14 +33,14 @@ def sample(uniform: jax.Array, spec: ChoiceSpec) -> jax.Array:
 
 
 def mutate(uniform: jax.Array, spec: ChoiceSpec, value: jax.Array) -> jax.Array:
-    """Another decision than `value`, of those that differ from it by one move; see `Space.mutate`."""
+    """A decision that differs from `value` by one move; see `Space.mutate`."""
     n = spec.n_candidates
     if spec.n_chosen is None:
         return value ^ (jnp.arange(n) == below(uniform[0], n))
     if spec.n_chosen == 1:
         moved = value + 1 + below(uniform[0], n - 1)
         return jnp.where(moved >= n, moved - n, moved)
-    # Exchange the chosen one of lowest random score for the free one of highest.
+    # Exchange the chosen one with the lowest random score for the free one with the highest.
     score = 1 + uniform[:n]
     held = jnp.zeros(n, bool).at[value].set(True)
     leave, enter = jnp.argmax(jnp.where(held, 3 - score, 0)), jnp.argmax(jnp.where(held, 0, score))
@@ -48,7 +48,7 @@ def mutate(uniform: jax.Array, spec: ChoiceSpec, value: jax.Array) -> jax.Array:
 
 
 def as_sampled(key: str, spec: ChoiceSpec, value: Any) -> jax.Array:
-    """A decision of any kind in the form that `Space.sample` gives. Raises ArchitectureError if it is none."""
+    """A decision of any kind in the form that `Space.sample` gives. Raises ArchitectureError if it is not one."""
     kind, value = _without_gates(key, spec, *read_value(key, spec, value))
     if kind == "weights":
         raise ArchitectureError(f"choice {key!r}: got weights; expected a decision. `Space.fixed` makes one of them.")
@@ -63,7 +63,7 @@ def as_sampled(key: str, spec: ChoiceSpec, value: Any) -> jax.Array:
 
 
 def decide(key: str, spec: ChoiceSpec, value: Any) -> tuple[int, ...]:
-    """The indices that a value of any kind decides for, as `Space.fixed` says. Raises ArchitectureError if for none."""
+    """The indices that any value decides for, as in `Space.fixed`. Raises ArchitectureError if it decides for none."""
     kind, value = _without_gates(key, spec, *read_value(key, spec, value))
     if kind == "weights":
         value = np.asarray(value)

@@ -1,7 +1,7 @@
 """Architectures as JSON files.
 
-Written is NNI's plain form (>= 1.6): `{"conv1": 1, "skip": []}`, names where candidates are named, a scalar
-where one is chosen. Read is every form that NNI has written. Files are data only: nothing in them is
+Files are written in NNI's plain form (>= 1.6): `{"conv1": 1, "skip": []}`, with names if candidates are named, and a
+scalar if one is chosen. Every form that NNI has written can be read. Files are data only: nothing in them is
 executed or unpickled.
 """
 
@@ -22,15 +22,15 @@ from jaxnas.model.architecture import Arch, Gated, from_classic, from_multi_hot,
 
 
 def export(arch: Arch, path: str | os.PathLike) -> None:
-    """Writes an architecture as JSON (indent 2, sorted keys), complete or not at all.
+    """Writes an architecture as JSON (indent 2, sorted keys), completely or not at all.
 
     Args:
       arch: decisions: fixed values, or index and bool arrays as `Space.sample` gives them. (Not those of a restricted
         space, which count what is left: export what `Space.fixed` makes of them.)
-      path: the file; its folder is made if need be.
+      path: the file; its folder is made if necessary.
 
     Raises:
-      ArchitectureError: if a value is no decision (weights are not: `Space.fixed` makes decisions of them).
+      ArchitectureError: if a value is not a decision (weights are not: `Space.fixed` makes decisions from them).
       RunError: if the file cannot be written.
     """
     plain = {key: list(v) if isinstance(v, tuple) else v for key, v in read_values(arch).items()}
@@ -80,7 +80,7 @@ def read_values(values: Any, *, source: str = "the architecture") -> dict[str, A
 
 
 def _refuse_genotypes(values: Mapping[str, Any], source: str) -> None:
-    """Says what a file is that holds architectures of the DARTS space in another form."""
+    """Explains a file that holds architectures of the DARTS space in another form."""
     for key, value in values.items():
         if isinstance(value, str) and "Genotype(" in value:
             how = f"jaxnas.spaces.arch_of(jaxnas.spaces.Genotype.parse(values[{_short(key)}]))"
@@ -203,7 +203,7 @@ def _decision(key: str, value: Any, source: str) -> Any:
 
 
 def _classic(where: str, value: Any, index: Any) -> Any:
-    """The decision of NNI's trial parameters, which say it twice."""
+    """The decision in NNI's trial parameters, which name it twice."""
     indices, values = (each if isinstance(each, list) else [each] for each in (index, value))
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in indices):
         raise ArchitectureError(f"{where}: _idx is {_short(index)}; expected an index or a list of indices.")
@@ -216,7 +216,7 @@ def _classic(where: str, value: Any, index: Any) -> Any:
 
 
 def _without_arrays(value: Any, deep: int = 2) -> Any:
-    """Arrays as Python numbers and lists; a bool array so becomes a multi-hot list. (Deeper ones are no decisions.)"""
+    """Arrays as Python numbers and lists; so a bool array becomes a multi-hot list. (Deeper ones are no decisions.)"""
     if is_array(value):
         return jax.device_get(value).tolist()
     if deep and isinstance(value, (list, tuple)) and not _remembers(value):
@@ -225,7 +225,7 @@ def _without_arrays(value: Any, deep: int = 2) -> Any:
 
 
 def _remembers(value: Any) -> bool:
-    """Whether a decision that was read from a file remembers how it stood there."""
+    """Whether a decision that was read from a file remembers how it was written there."""
     return hasattr(value, "length") or hasattr(value, "written")
 
 

@@ -53,11 +53,11 @@ def check_fixed(model_fn: Any, arch: Arch, *example_inputs: Any) -> None:
     recorder, failure = Recorder(arch), None
     try:
         _record(model_fn, example_inputs, recorder)
-    except Exception as e:  # a value that is missing or does not fit is to blame for what follows its choice
+    except Exception as e:  # a missing or unfitting value causes what fails after its choice
         failure = e
     unreached: dict[str, ChoiceSpec | None] = dict(recorder.unreached)
     stopped = failure is not None and recorder.found.keys() <= arch.keys()
-    if recorder.untraced or stopped:  # what else is there is unknown
+    if recorder.untraced or stopped:  # which other choices exist is unknown
         unreached |= dict.fromkeys(arch.keys() - recorder.found.keys() - unreached.keys())
     Space(recorder.found, unreached=unreached).validate(arch)
     if failure is not None:
@@ -72,7 +72,7 @@ def _record(model_fn: Any, example_inputs: tuple, recorder: Recorder) -> Any:
 
 
 def check_takes_arch(model: functional.ModelFns, n_inputs: int) -> None:
-    """Raises ArchitectureError unless the model can be called with so many inputs and an architecture."""
+    """Raises ArchitectureError unless the model can be called with that many inputs and an architecture."""
     if not model.accepts_arch(n_inputs):
         raise ArchitectureError(
             f"{type(model.module).__name__} takes no `arch` after its {n_inputs} input(s), so it has no "
@@ -85,17 +85,17 @@ class Space(Mapping[str, ChoiceSpec]):
     """An ordered, immutable mapping from choice key to `ChoiceSpec`.
 
     Architectures go in and out as dicts `{key: value}`; see `jaxnas.model.architecture` for the five kinds
-    of value. All methods that draw take a key; those said to be traceable work under `jax.jit` and
+    of value. All methods that draw take a key; those marked as traceable work under `jax.jit` and
     `jax.vmap`.
     """
 
     def __init__(self, specs: Mapping[str, ChoiceSpec], *, unreached: Mapping[str, ChoiceSpec | None] | None = None):
-        """Makes a space of choices.
+        """Makes a space from choices.
 
         Args:
           specs: the choices.
-          unreached: choices that architectures may have values for, which mean nothing: those inside candidates that a
-            restriction has left out. None for a spec that is not known.
+          unreached: choices for which architectures may have values without meaning: those inside candidates that a
+            restriction has left out. None for an unknown spec.
         """
         self._specs = dict(specs)
         self._unreached = dict(unreached or {})
@@ -138,13 +138,13 @@ class Space(Mapping[str, ChoiceSpec]):
 
     @property
     def n_uniforms(self) -> int:
-        """How many uniform numbers `decode` makes an architecture of."""
+        """How many uniform numbers `decode` makes an architecture from."""
         return sum(width(spec) for spec in self.values())
 
     def decode(self, uniform: jax.Array) -> dict[str, jax.Array]:
         """The architecture that independent uniform numbers in [0, 1), float32 `[n_uniforms]`, stand for. Traceable.
 
-        `sample` is this of numbers it draws; elsewhere one draw may serve several purposes.
+        `sample` applies this to numbers that it draws; elsewhere one draw can be used for several purposes.
         """
         arch, start = {}, 0
         for key, spec in self.items():
@@ -203,7 +203,7 @@ class Space(Mapping[str, ChoiceSpec]):
         return jnp.concatenate([*rows, jnp.zeros(0, jnp.int32)])
 
     def unpack(self, row: jax.Array) -> dict[str, jax.Array]:
-        """The architecture that `pack` made a row of. Traceable."""
+        """The architecture that `pack` turned into this row. Traceable."""
         arch, start = {}, 0
         for key, spec in self.items():
             count = spec.n_candidates if spec.n_chosen is None else spec.n_chosen
@@ -215,7 +215,7 @@ class Space(Mapping[str, ChoiceSpec]):
     def to_bits(self, arch: Mapping[str, jax.Array]) -> jax.Array:
         """An architecture in the form `sample` gives in as few numbers as hold its bits, int32 `[words]`. Traceable.
 
-        For keeping many of them: where each is one number or two, operations on batches are fast.
+        For storing many architectures: with one or two numbers each, operations on batches are fast.
         """
         words = [jnp.zeros((), jnp.int32)]
         for number, (word, shift, _) in zip(jnp.unstack(self.pack(arch)), self._fields, strict=True):
@@ -225,7 +225,7 @@ class Space(Mapping[str, ChoiceSpec]):
         return jnp.stack(words)
 
     def from_bits(self, words: jax.Array) -> dict[str, jax.Array]:
-        """The architecture that `to_bits` made these numbers of. Traceable."""
+        """The architecture that `to_bits` turned into these numbers. Traceable."""
         row = [(words[word] >> shift) & mask for word, shift, mask in self._fields]
         return self.unpack(jnp.stack(row) if row else jnp.zeros(0, jnp.int32))
 
@@ -261,7 +261,7 @@ class Space(Mapping[str, ChoiceSpec]):
         }
 
     def sampled(self, fixed: Arch) -> dict[str, jax.Array]:
-        """A fixed architecture as arrays, in the form `sample` gives: one compilation serves them all.
+        """A fixed architecture as arrays, in the form `sample` gives: one compilation runs them all.
 
         Gated paths become the decision they stand for; see `fixed`.
         """
@@ -269,12 +269,12 @@ class Space(Mapping[str, ChoiceSpec]):
         return {key: as_sampled(key, spec, fixed[key]) for key, spec in self.items()}
 
     def fixed(self, arch: Arch) -> dict[str, int | str | tuple]:
-        """The decisions of an architecture, written the one canonical way.
+        """The decisions of an architecture, in their one canonical form.
 
         Weights are decided by their size: the largest, the `n_chosen` largest, or those above 1/2 for
-        any-subset. Gated paths likewise: the `n_chosen` of the largest gates (all, where they are as many), or for
-        any-subset those whose gate is not zero. Everything else is a decision already and is checked and rewritten:
-        names where candidates are named, else indices (in the whole choice, if it is restricted); a scalar where one
+        any-subset. Gated paths likewise: the `n_chosen` with the largest gates (all, if there are no more), or for
+        any-subset those whose gate is not zero. Everything else is already a decision, and is checked and rewritten:
+        names if candidates are named, else indices (in the complete choice, if it is restricted); a scalar where one
         is chosen, else an ascending tuple.
 
         Raises:
@@ -312,7 +312,7 @@ class Space(Mapping[str, ChoiceSpec]):
                 )
 
     def _left_out(self, layer: str, chosen: Mapping[str, tuple[int, ...] | None]) -> bool:
-        """Whether InputChoices draw from this layer and none of them takes it, or may take it."""
+        """Whether InputChoices draw from this layer and none of them takes it, or can take it."""
         users = [(k, s) for k, s in self.items() if s.kind == INPUT and layer in (s.whole.names or ())]
         taken = [layer in {s.names[i] for i in chosen[k] or ()} for k, s in users if s.names]
         return bool(users) and not any(taken)

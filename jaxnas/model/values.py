@@ -18,7 +18,7 @@ def read_value(key: str, spec: ChoiceSpec, value: Any) -> tuple[str, Any]:
 
     Returns:
       `("weights", float [n])`, `("index", int32 [n_chosen])`, `("gated", Gated(int32 [k], float [k]))`,
-      `("mask", bool [n])` or `("fixed", tuple of ints)`. Of a restricted choice n and all indices count what is left.
+      `("mask", bool [n])` or `("fixed", tuple of ints)`. In a restricted choice n and all indices count what is left.
 
     Raises:
       ArchitectureError: naming the key, what was found and what was expected.
@@ -75,7 +75,7 @@ def _gated(key: str, spec: ChoiceSpec, value: Gated) -> Gated:
 
 
 def check_chosen(key: str, spec: ChoiceSpec, chosen: Sequence[int]) -> tuple[int, ...]:
-    """The indices chosen of those that a choice has, ascending. Raises ArchitectureError if they are no decision."""
+    """The chosen indices of a choice, ascending. Raises ArchitectureError if they are not a decision."""
     check_distinct(key, spec, chosen)
     unused_layer = spec.kind == LAYER and not chosen
     if spec.n_chosen is not None and len(chosen) != spec.n_chosen and not unused_layer:
@@ -84,7 +84,7 @@ def check_chosen(key: str, spec: ChoiceSpec, chosen: Sequence[int]) -> tuple[int
 
 
 def check_distinct(key: str, spec: ChoiceSpec, chosen: Sequence[int]) -> None:
-    """Raises ArchitectureError if an index is out of range or stands twice."""
+    """Raises ArchitectureError if an index is out of range or given twice."""
     n = spec.n_candidates
     for index in chosen:
         if not 0 <= index < n:
@@ -96,12 +96,12 @@ def check_distinct(key: str, spec: ChoiceSpec, chosen: Sequence[int]) -> None:
 def positions(key: str, spec: ChoiceSpec, value: Any) -> tuple[int, ...]:
     """The indices that a fixed value chooses, ascending. Accepts every spelling of NNI and ours.
 
-    Indices in the value are those of the whole choice; given are those of what is left if it is restricted.
-    An empty LayerChoice is let through here (NNI's DARTS exports one for every edge that no
-    InputChoice keeps); `Space.validate` knows whether it is allowed.
+    Indices in the value are those of the complete choice; the returned ones are those of what is left if it is
+    restricted. An empty LayerChoice is let through here (NNI's DARTS exports one for every edge that no InputChoice
+    keeps); `Space.validate` knows whether it is allowed.
 
     Raises:
-      ArchitectureError: if the value is no decision for this choice.
+      ArchitectureError: if the value is not a decision for this choice.
     """
     n = spec.whole.n_candidates
     length, written = getattr(value, "length", None), hasattr(value, "written")
@@ -147,13 +147,13 @@ def _check_written(key: str, spec: ChoiceSpec, value: Any) -> None:
 
 
 def position(key: str, spec: ChoiceSpec, item: Any) -> int:
-    """The index in the whole choice of one candidate, given by name or index.
+    """The index in the complete choice of one candidate, given by name or index.
 
-    A text is a name where candidates have names. NNI 2 wrote indices as texts: they are read where none of the names
-    looks like one. A number is an index, but where all names are digits it might be either, and is refused.
+    A text is a name if candidates have names. NNI 2 wrote indices as texts: they are accepted if none of the names
+    looks like one. A number is an index, but if all names are digits it could be either, and is refused.
 
     Raises:
-      ArchitectureError: if there is no such candidate, or it cannot be told which is meant.
+      ArchitectureError: if there is no such candidate, or it is ambiguous which one is meant.
     """
     names, n = spec.whole.names, spec.whole.n_candidates
     numeric = [name for name in names or () if _is_digits(name)]

@@ -17,16 +17,17 @@ from flax import struct
 
 from jaxnas.model import functional
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.oneshot.engine.base import Algorithm, Derivation, Method, Procedure, SearchState
 from jaxnas.oneshot.engine.options import SearchOptions
 from jaxnas.oneshot.engine.plan import Plan
 from jaxnas.oneshot.parts import hypergradient as hypergradients
 from jaxnas.oneshot.parts.derivation import by_weight
 from jaxnas.oneshot.parts.optimizers import adam, cosine_sgd, given
-from jaxnas.oneshot.parts.part import text_of
+from jaxnas.oneshot.parts.part import ModelPart, Seen, text_of
 from jaxnas.oneshot.parts.penalty import Penalty
 from jaxnas.oneshot.parts.perturbation import Perturb
-from jaxnas.oneshot.parts.relaxation import Relaxation, decide, softmax
+from jaxnas.oneshot.parts.relaxation import Relaxation, Train, decide, softmax
 from jaxnas.oneshot.parts.supernet import Supernet, supernet
 from jaxnas.programs.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
 from jaxnas.runs.loop import Phase
@@ -42,10 +43,13 @@ class Parts(NamedTuple):
     perturb: Callable[[Space], Perturb] | None = None
     hypergradient: hypergradients.Hypergradient = hypergradients.first_order
     single_level: bool = False
+    train_on: Callable[[Space], Train] | None = None
 
     def described(self) -> dict[str, Any]:
         """The parts as `config.json` has them."""
+        own = {} if self.train_on is None else {"train_on": text_of(self.train_on)}
         return {
+            **own,
             "relax": text_of(self.relax),
             "penalties": [text_of(each) for each in self.penalties],
             "perturb": None if self.perturb is None else text_of(self.perturb),
@@ -54,6 +58,7 @@ class Parts(NamedTuple):
         }
 
 
+@short_repr
 @struct.dataclass
 class DifferentiableState(SearchState):
     """State of a search whose architecture is learnt by gradients.
@@ -76,6 +81,7 @@ def differentiable(
     hypergradient: hypergradients.Hypergradient = hypergradients.first_order,
     derive: Derivation = by_weight,
     single_level: bool = False,
+    train_on: Callable[[Space], Train] | None = None,
     arch_optimizer: optax.GradientTransformation | None = None,
     own_arch_optimizer: Callable[[Plan], optax.GradientTransformation] = adam(),  # noqa: B008
     own_weight_optimizer: Callable[[Plan], optax.GradientTransformation] = cosine_sgd(),  # noqa: B008
@@ -92,6 +98,8 @@ def differentiable(
       hypergradient: how the gradient of the logits is taken; one of `jaxnas.oneshot.parts.hypergradient`.
       derive: how it decides.
       single_level: whether the logits are trained on the batch of the weights; then give `train_portion=1`.
+      train_on: the architecture under which the weights are trained, `(space) -> (logits, rng, t) -> arch`, such as
+        `parts.uniform_path`. Default: that of `relax`, drawn anew.
       arch_optimizer: any optax optimiser, of the logits. Default: the method's own.
       own_arch_optimizer, own_weight_optimizer: `(plan) -> optimiser`, the method's own, where none is given. Default:
         those of the DARTS paper, Adam 3e-4 and SGD 0.025 -> 0.001.
@@ -101,7 +109,7 @@ def differentiable(
     Returns:
       A `Method`, for `jaxnas.search`.
     """
-    parts = Parts(relax, tuple(penalties), perturb, hypergradient, single_level)
+    parts = Parts(relax, tuple(penalties), perturb, hypergradient, single_level, train_on)
 
     def build(plan: Plan) -> Procedure:
         pure = algorithm(
@@ -114,6 +122,7 @@ def differentiable(
             grad_clip=plan.grad_clip,
             loss_fn=plan.loss_fn,
             metrics=plan.metrics,
+            example=plan.dataset.example(),
         )
 
         def phases(epoch: int) -> list[Phase]:
@@ -137,6 +146,7 @@ def algorithm(
     grad_clip: float | None = 5.0,
     loss_fn: LossFn = cross_entropy,
     metrics: MetricsFn = accuracy,
+    example: Any = None,
 ) -> Algorithm:
     """The same as pure functions, for a loop of one's own.
 
@@ -148,6 +158,7 @@ def algorithm(
       steps: steps of the whole search; `t`, the share of it done, is the state's step over this.
       grad_clip: largest global norm of the weights' gradient, or None.
       loss_fn, metrics: of (output, labels).
+      example: an input of the model, of which only the shape matters, for parts that look at the model.
 
     Returns:
       `Algorithm(init, step, derive)` over a `DifferentiableState`. Metrics of a step: `train_loss`, `train_<metric>`,
@@ -156,12 +167,16 @@ def algorithm(
     """
     model = functional.model_fns(model_fn)
     relaxation = parts.relax(space)
+    if parts.perturb is not None and (relaxation.one_path or parts.train_on is not None):
+        raise ValueError("perturb changes the weights of a mixture; give a relaxation of weights, and no train_on.")
+    seen = Seen(model_fn, space, example, relaxation)
     steps_of = _Steps(
         model=model,
         weights=supernet(model, optimizer=weight_optimizer, grad_clip=grad_clip, loss_fn=loss_fn, metrics=metrics),
         relaxation=relaxation,
-        penalties=[each(space) for each in parts.penalties],
+        penalties=[each.for_model(seen) if isinstance(each, ModelPart) else each(space) for each in parts.penalties],
         perturb=None if parts.perturb is None else parts.perturb(space),
+        train_on=relaxation.arch if parts.train_on is None else parts.train_on(space),
         parts=parts,
         weight_optimizer=weight_optimizer,
         arch_optimizer=arch_optimizer,
@@ -187,6 +202,7 @@ class _Steps:
     relaxation: Relaxation
     penalties: Sequence[Penalty]
     perturb: Perturb | None
+    train_on: Train
     parts: Parts
     weight_optimizer: optax.GradientTransformation
     arch_optimizer: optax.GradientTransformation
@@ -217,7 +233,7 @@ class _Steps:
         if valid_batch is not None:
             batch = train_batch if self.parts.single_level else valid_batch
             state, report = self._arch_step(state, train_batch, batch, (weight_rng, arch_rng), t)
-        mixture = self._sample(state.alphas, weight_rng, t)
+        mixture = self.train_on(state.alphas, jax.random.fold_in(weight_rng, _SAMPLE), t)
         if self.perturb is not None:
 
             def loss_of_mixture(changed: Any) -> jax.Array:

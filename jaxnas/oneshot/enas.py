@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 import optax
 
-from jaxnas.checks import check_at_least
+from jaxnas.checks import check_options
 from jaxnas.model.space import Space
 from jaxnas.oneshot.engine.base import Method
 from jaxnas.oneshot.engine.options import SingleOptions
@@ -66,10 +66,8 @@ def method(
     derive_examples: int = 1000,
     validate_samples: int = 10,
 ) -> Method:
-    """ENAS, for `jaxnas.search`.
-
-    Defaults are those of the paper's macro search and of NNI's `EnasTrainer`, where they differ NNI's, but: an epoch
-    trains the weights on a pass over their data (the paper; NNI: 500 steps), and the result is the best of
+    """ENAS. Defaults are those of the paper's macro search and of NNI's `EnasTrainer`; where these differ, NNI's. But
+    an epoch trains the weights on a pass over their data (the paper; NNI: 500 steps), and the result is the best of
     `derive_samples` architectures rather than one random one.
 
     Args:
@@ -98,9 +96,7 @@ def method(
         "controller_samples": controller_samples,
         "validate_samples": validate_samples,
     }
-    check_at_least(1, **counts)
-    if child_steps is not None:
-        check_at_least(1, child_steps=child_steps)
+    check_options(**counts, child_steps=child_steps)
     if derive not in ("best", "sample"):
         raise ValueError(f'derive must be "best" or "sample"; got {derive!r}.')
     weights = {"entropy_weight": entropy_weight, "skip_weight": skip_weight, "baseline_decay": baseline_decay}

@@ -5,14 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from jaxnas.oneshot import darts, enas, gdas
+from jaxnas.oneshot import (
+    beta_darts,
+    darts,
+    darts_minus,
+    drnas,
+    enas,
+    fair_darts,
+    gaea,
+    gdas,
+    pc_darts,
+    rsps,
+    sdarts,
+    setn,
+    snas,
+    spos,
+)
 from jaxnas.oneshot.engine.base import Method
 
 METHODS: Mapping[str, Callable[..., Method]] = MappingProxyType(
     {
+        "beta_darts": beta_darts.method,
         "darts": darts.method,
+        "darts_minus": darts_minus.method,
+        "drnas": drnas.method,
         "enas": enas.method,
+        "fair_darts": fair_darts.method,
+        "gaea": gaea.method,
         "gdas": gdas.method,
+        "pc_darts": pc_darts.method,
+        "rsps": rsps.method,
+        "sdarts": sdarts.method,
+        "setn": setn.method,
+        "snas": snas.method,
+        "spos": spos.method,
     }
 )
 """Name -> the function `method` of its file, which gives a `Method` for `jaxnas.search`."""

@@ -16,6 +16,7 @@ from flax import struct
 
 from jaxnas.model import functional
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.oneshot.engine.base import Algorithm, Derivation, Method, Procedure, SearchState
 from jaxnas.oneshot.engine.options import SearchOptions
 from jaxnas.oneshot.engine.plan import Plan
@@ -30,6 +31,7 @@ from jaxnas.programs.metrics import MetricsFn
 from jaxnas.runs.loop import Phase
 
 
+@short_repr
 @struct.dataclass
 class SampledState(SearchState):
     """State of a search that samples from a policy.

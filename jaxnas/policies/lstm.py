@@ -4,8 +4,8 @@ Efficient Neural Architecture Search via Parameter Sharing. Pham, Guan, Zoph, Le
 1802.03268, sections 2.2 to 2.4.
 
 The walk is a table with one row per step of the LSTM, so a space of any length compiles to one scan over one
-LSTM cell. A step first moves the LSTM, whose input is the vector of what was decided last plus an embedding of the
-step, then decides:
+LSTM cell. A step first moves the LSTM, whose input is the vector of the last decision plus an embedding of the step,
+then decides:
 
 * a *layer*: a softmax over the candidates, each with an output vector; the next input is the embedding of the
   candidate chosen;
@@ -28,11 +28,13 @@ import numpy as np
 from jaxnas.errors import ArchitectureError
 from jaxnas.model.architecture import Arch, ChoiceSpec
 from jaxnas.model.space import Space
+from jaxnas.model.text import short_repr
 from jaxnas.policies.walk import LAYER_STEP, NOTHING, SUBSET, Bias, decode, encode, plan
 
-_FAR = -1e30  # a logit of what cannot be chosen; infinity would make NaN gradients
+_FAR = -1e30  # the logit of what cannot be chosen; infinity would make NaN gradients
 
 
+@short_repr
 class Sample(NamedTuple):
     """One pass of the controller.
 
@@ -57,9 +59,9 @@ class Controller(NamedTuple):
     Attributes:
       init: `(rng) -> params`.
       sample: `(params, rng) -> Sample`. `jax.vmap(sample, (None, 0))(params, keys)` draws many.
-      score: `(params, arch) -> Sample` of a given architecture (fixed or sampled), by teacher forcing; equals
-        what sampling it gave. Raises ArchitectureError for one that the controller cannot produce.
-      space: the space it decides.
+      score: `(params, arch) -> Sample` for a given architecture (fixed or sampled), by teacher forcing; equals what
+        sampling it gave. Raises ArchitectureError for one that the controller cannot produce.
+      space: the space that it samples from.
     """
 
     init: Callable[[jax.Array], Any]
@@ -90,7 +92,7 @@ def controller(
 
     The anchor of an InputChoice's candidate is the LSTM's state at the choice that `choose_from` names, or at the
     last choice of the *group* it names: `"layer_3"` stands for all keys that begin with `"layer_3/"` (NNI's
-    MutableScope). A candidate that names neither gets an anchor of its own, from one more step.
+    MutableScope). A candidate that names neither gets its own anchor, from one more step.
 
     Args:
       space: what to decide.
@@ -100,22 +102,22 @@ def controller(
       tanh_constant: logits are `tanh_constant · tanh(logits)`, which keeps the policy from collapsing: with 1.5
         no probability of 6 candidates exceeds 0.80. None for no bound.
       op_tanh_reduce: divides `tanh_constant` for LayerChoices (2.5 in the authors' code, 1 in NNI).
-      skip_target: probability of an input that `skip_penalty` draws to; between 0 and 1.
+      skip_target: probability of an input that `skip_penalty` pulls towards; between 0 and 1.
       cell_exit_extra_step: makes the anchor of a group from one more step at the group's end, after which the
         walk continues from the start embedding (the authors' micro controller). Groups are those that inputs name, and
-        their siblings: the last node of a cell too, which nothing names.
+        their siblings, such as the last node of a cell, which nothing names.
       branch_bias: fixed offsets of LayerChoices' logits; see `reduction_bias`.
       step_embedding: add a learnt embedding of the step to the LSTM's input, so that it can tell the steps apart from
-        the start; the attention's matrices then start at ±1 rather than ±0.1. The paper's controller has neither, and
-        must learn to count before one layer can differ from those before it (docs/design.md has the
-        measurement). False for the paper's.
+        the start; the attention's matrices then start at ±1 rather than ±0.1. The paper's controller (False) has
+        neither, and must learn to count before one layer can differ from those before it (docs/design.md has the
+        measurement).
       skip_reduction: whether `skip_penalty` is the sum over the choices of any subset (NNI's), or their mean (the
-        authors'): of 12 layers the sum is 11 times as large.
-      op_bias: how a learnt bias of LayerChoices' logits starts, which is added before the bound; as for `branch_bias`.
-        Choices with the same candidates share it, and the first of them says how it starts.
+        authors'): for 12 layers the sum is 11 times as large.
+      op_bias: initial values of a learnt bias of LayerChoices' logits, added before the bound; given as `branch_bias`
+        is. Choices with the same candidates share it, and the first of them determines its initial values.
 
     Raises:
-      ArchitectureError: if the space is empty, or a choice takes more than one and not any number of inputs.
+      ArchitectureError: if the space is empty, or a choice takes several inputs, but not any number of them.
       ValueError: for sizes below 1, or constants that are not positive.
     """
     _check(space, lstm_size, lstm_layers, temperature, tanh_constant, op_tanh_reduce, skip_target)
@@ -143,7 +145,7 @@ def controller(
             for name, key, shape in zip(names, keys, shapes, strict=False)
         }
         params["lstm"] = [uniform(k, (2 * lstm_size, 4 * lstm_size)) for k in keys[len(names) : -1]]
-        if step_embedding:  # large beside the other inputs, or steps would look alike
+        if step_embedding:  # large compared with the other inputs, or steps would look the same
             params["step"] = uniform(keys[-1], (steps, lstm_size), 1.0)
         if op_bias is not None:
             params["op_bias"] = jnp.asarray(walk.learnt_bias, jnp.float32)

@@ -1,12 +1,12 @@
 """REINFORCE for policies over architectures. Williams, Machine Learning 8, 1992; as used in ENAS, arXiv 1802.03268.
 
-What is maximised is the regularised return
+The objective to maximise is the regularised return
 
     J(params) = E[reward(arch)] + entropy_weight · H(policy) - skip_weight · E[skip_penalty]
 
-and the gradient estimated is all of it: the score function of each sample's whole return, against a baseline,
+and its complete gradient is estimated: the score function of each sample's whole return, against a baseline,
 plus the derivative of its entropy and penalty. (ENAS's code adds the entropy to the reward without
-differentiating it, and differentiates the penalty without scoring it; each is half of that gradient.)
+differentiating it, and differentiates the penalty without scoring it; each is half of this gradient.)
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import numpy as np
 import optax
 from flax import struct
 
+from jaxnas.model.text import short_repr
 from jaxnas.policies.lstm import Controller
 
 
+@short_repr
 @struct.dataclass
 class PolicyState:
     """State of a policy that learns.
@@ -67,9 +69,9 @@ def reinforce(
     """Builds the learning rule of a policy.
 
     The baseline is an exponential moving average of the return, with `baseline_decay` per sample. It starts at the
-    mean return of the first update: NNI's and the authors' start at zero makes all early advantages positive, so that
-    whatever is sampled first becomes likelier. An update uses the baseline from before it, which does
-    not depend on its samples, so the gradient is unbiased (from the second update on).
+    mean return of the first update: starting at zero, as NNI's and the authors' do, makes all early advantages
+    positive, so that whatever is sampled first becomes likelier. An update uses the baseline of the previous update,
+    which does not depend on its own samples, so the gradient is unbiased (from the second update on).
 
     Args:
       policy: the controller.
@@ -81,7 +83,7 @@ def reinforce(
       grad_clip: largest global norm of the gradient, or None.
 
     Raises:
-      ValueError: for numbers out of range; in `update`, if `reward` does not give a number per architecture.
+      ValueError: for numbers out of range; in `update`, if `reward` does not return one number per architecture.
     """
     if not isinstance(samples, int) or samples < 1:
         raise ValueError(f"samples must be a positive integer; got {samples!r}.")
@@ -136,7 +138,7 @@ def surrogate(
       params: the policy's parameters, from which `archs` were drawn.
       policy: the controller.
       archs: N architectures, each leaf with a leading axis.
-      advantages: float `[N]`, each return less the baseline; held constant.
+      advantages: float `[N]`, each return minus the baseline; held constant.
       entropy_weight, skip_weight: as in `reinforce`.
     """
     scored = jax.vmap(policy.score, (None, 0))(params, archs)

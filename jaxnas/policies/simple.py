@@ -1,8 +1,8 @@
-"""Policies over architectures that are simpler than ENAS's controller, and can take its place.
+"""Policies over architectures that are simpler than ENAS's controller and can replace it.
 
 `uniform` draws as `Space.sample` does and learns nothing: with `controller=policies.uniform` and only warm-up epochs,
 `enas.search` is random search with shared weights (RSPS, Li and Talwalkar 2019, arXiv 1902.07638). `independent` has
-logits of its own for each choice, as the REINFORCE baseline of NAS-Bench-201 (arXiv 2001.00326).
+separate logits for each choice, as the REINFORCE baseline of NAS-Bench-201 (arXiv 2001.00326).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def uniform(space: Space) -> Controller:
 
 
 def independent(space: Space, *, init_scale: float = 1e-3) -> Controller:
-    """The policy that decides each choice by a softmax (or, for any subset, sigmoids) of logits of its own.
+    """The policy that decides each choice by a softmax (or, for any subset, sigmoids) of its own logits.
 
     Args:
       space: what to decide.
-      init_scale: standard deviation of the logits at first.
+      init_scale: initial standard deviation of the logits.
 
     Raises:
-      ArchitectureError: if the space is empty, or a choice takes more than one and not any number of inputs.
+      ArchitectureError: if the space is empty, or a choice takes several inputs, but not any number of them.
     """
     if not space:
         raise ArchitectureError("the space is empty: there is nothing to decide.")

@@ -24,13 +24,13 @@ class Walk(NamedTuple):
 
     Attributes:
       kind: int `[T]`.
-      rows: int `[T, N]`: for a layer the candidates' rows in the vocabulary, else the steps of their anchors.
+      rows: int `[T, N]`: for a layer the candidates' rows in the vocabulary, otherwise the steps of their anchors.
       valid: bool `[T, N]`: which entries are candidates.
       bias: float `[T, N]`.
       restart: bool `[T]`: whether the next input is the start embedding.
       position: the step at which each key is decided.
       vocabulary: number of different layer candidates.
-      learnt_bias: float `[vocabulary]`, how a learnt bias of theirs starts.
+      learnt_bias: float `[vocabulary]`, initial values of their learnt bias.
     """
 
     kind: np.ndarray
@@ -67,7 +67,7 @@ def plan(space: Space, cell_exit_extra_step: bool, branch_bias: Bias | None, op_
         if name and name in anchors:
             return anchors[name]
         step = add(NOTHING)
-        if name:  # NO_KEY and unnamed candidates are each a source of their own
+        if name:  # NO_KEY and unnamed candidates are each a separate source
             anchors[name] = step
         return step
 

@@ -106,6 +106,9 @@ def _traced(run: Callable[[jax.ShapeDtypeStruct], Any], dataset: Dataset) -> Any
 
     result = traced(run, example, refusal)
     _, *image = example.shape
+    if len(image) == 2 and not _keeps_batch(run, example) and _keeps_batch(run, _with_axis(example)):
+        # Flax takes [height, width, channels] for one image without a batch axis.
+        raise refusal("it takes the examples for channels of one image", _with_axis(example).shape, "x[..., None]")
     if len(image) == 3 and image[0] in (1, 3) and image[1] == image[2] > 4:
         warnings.warn(
             f"{dataset.name}: x_train has shape {list(dataset.x_train.shape)}, which looks as if channels came first; "
@@ -114,6 +117,21 @@ def _traced(run: Callable[[jax.ShapeDtypeStruct], Any], dataset: Dataset) -> Any
             stacklevel=3,
         )
     return result
+
+
+def _with_axis(example: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*example.shape, 1), example.dtype)
+
+
+def _keeps_batch(run: Callable[[jax.ShapeDtypeStruct], Any], example: jax.ShapeDtypeStruct) -> bool:
+    """Whether the output of a batch has as many rows as the batch; False if the model fails on it."""
+    rows = 11  # unlike any number of channels that a model would choose
+    batch = jax.ShapeDtypeStruct((rows, *example.shape[1:]), example.dtype)
+    try:
+        output = run(batch)
+    except Exception:  # whatever the model raises on another shape
+        return False
+    return all(leaf.shape[:1] == (rows,) for leaf in jax.tree.leaves(output))
 
 
 def _warn_of_silent_modes(functions: functional.ModelFns, dataset: Dataset, module: nn.Module, *arch: Any) -> None:

@@ -22,7 +22,7 @@ __all__ = ["compare", "payload", "plots", "serve", "write"]
 
 
 def __getattr__(name: str) -> Any:
-    """The modules `plots` and `compare`, which are loaded when they are asked for: they need matplotlib."""
+    """The modules `plots` and `compare`, which are loaded on first use: they need matplotlib."""
     if name in ("compare", "plots"):
         return importlib.import_module(f"jaxnas.report.{name}")
     raise AttributeError(f"module 'jaxnas.report' has no attribute {name!r}")

@@ -29,16 +29,17 @@ class Curve(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What is compared of a run.
+    """The parts of a run that are compared.
 
     Attributes:
-      name: of its folder; its path where two folders have one name.
+      name: of its folder; its path if two folders have the same name.
       config: its `config.json`.
       space: what it searched.
       status: `"finished"`, `"stopped early"`, `"failed"`, `"running"` or `"interrupted"`.
       epochs: how many have ended.
       arch: of its last epoch, or None before the first.
-      derived, supernet: the metric of the derived architecture; of the supernet, or of sampled architectures (ENAS).
+      derived, supernet: the metric of the derived architecture, and of the supernet (for ENAS, of sampled
+        architectures).
       tests: test accuracies of its trainings, `retrain` first.
       seconds: of all its epochs.
     """
@@ -62,7 +63,7 @@ class Comparison(NamedTuple):
     Attributes:
       metric: which score is compared, `"accuracy"` for instance.
       runs: in the order given.
-      groups: runs that differ in nothing but their seed, of at least two; each by its name.
+      groups: groups of at least two runs that differ only in their seed, by name.
     """
 
     metric: str
@@ -70,7 +71,7 @@ class Comparison(NamedTuple):
     groups: dict[str, list[Run]]
 
     def best(self, curve: Curve) -> float | None:
-        """The best value of a curve: the smallest of a loss or an error, else the largest."""
+        """The best value of a curve: the smallest if it is a loss or an error, else the largest."""
         smallest = "loss" in self.metric or "error" in self.metric
         return (min if smallest else max)(curve.values, default=None)
 
@@ -119,9 +120,7 @@ def _run(name: str, path: Path, history: Sequence[Record], metric: str) -> Run:
         arch=_arch(path, space, history),
         derived=curves[0],
         supernet=curves[1] if curves[1].values else curves[2],
-        tests=[
-            t["scores"]["test_accuracy"] for t in shown["trainings"] if t["scores"].get("test_accuracy") is not None
-        ],
+        tests=[score for t in shown["trainings"] if (score := t["scores"].get(f"test_{metric}")) is not None],
         seconds=sum(record.get("seconds") or 0.0 for record in history),
     )
 
@@ -158,20 +157,20 @@ def _groups(found: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _common(names: Sequence[str]) -> str:
-    """What names of runs begin with, without the beginning of a number: darts-0, darts-1 are darts."""
+    """The common beginning of the runs' names, without that of a number: darts-0, darts-1 give darts."""
     alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     prefix = "".join(letters[0] for letters in alike)
     return prefix.rstrip("0123456789").rstrip(" -_./") if prefix[-1:].isdigit() else prefix.rstrip(" -_./")
 
 
 def statistic(values: Sequence[float | None]) -> tuple[float, float] | None:
-    """Mean and sample standard deviation (over n - 1) of the values there are; None of fewer than two."""
+    """Mean and sample standard deviation (over n - 1) of the values that exist; None for fewer than two."""
     known = [value for value in values if value is not None]
     return (statistics.fmean(known), statistics.stdev(known)) if len(known) > 1 else None
 
 
 def finished(members: Sequence[Run]) -> list[Run]:
-    """The runs that count for a group's mean: one that is under way would pull it towards its beginning."""
+    """The runs that count for a group's mean: an unfinished one would pull the mean towards its beginning."""
     return [run for run in members if run.status in ("finished", "stopped early")]
 
 
@@ -187,13 +186,13 @@ def mean_curve(members: Sequence[Run]) -> tuple[list[int], list[float], list[flo
 
 
 class Agreement(NamedTuple):
-    """How far the architectures of runs of one space agree.
+    """How far the architectures of runs in the same space agree.
 
     Attributes:
       runs: with an architecture.
       choices: how many the space has.
-      same: `same[i][j]`, in how many choices runs i and j decide alike.
-      common: keys of the choices in which all decide alike.
+      same: `same[i][j]`, in how many choices runs i and j agree.
+      common: keys of the choices in which all agree.
     """
 
     runs: list[Run]
@@ -225,7 +224,7 @@ def agreements(found: Sequence[Run]) -> list[Agreement]:
 
 
 def in_short(run: Run, most: int = 8) -> str:
-    """An architecture on a line or two: its decisions, or of more than eight choices how often what was decided."""
+    """An architecture on a line or two: its decisions; for more than eight choices, how often each was decided."""
     if run.arch is None:
         return ""
 
@@ -298,7 +297,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def draw(comparison: Comparison) -> Any:
-    """The derived architecture's score over the epochs: a line per run, and for seeds their mean and deviation.
+    """The derived architecture's score over the epochs: a line per run, and for groups of seeds their mean and
+    deviation.
 
     Returns:
       A matplotlib figure, or None if no run has a value yet.

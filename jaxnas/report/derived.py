@@ -57,8 +57,8 @@ class _Drawing(NamedTuple):
 def architecture(graph: Mapping[str, Any] | None, choices: Sequence[Choice]) -> Figure:
     """The architecture of the last epoch; numbers are the probabilities of what was chosen.
 
-    Cells where the model describes them, and the graph of the choices where it does not or has others; a list of the
-    choices where there is no graph. Only what the architecture takes is drawn.
+    Cells if the model describes them; the graph of the choices if it does not, or has choices outside of cells; a list
+    of the choices if there is no graph. Only what the architecture takes is drawn.
 
     Args:
       graph: of `config.json`, or None.
@@ -87,7 +87,7 @@ def _decides(edge: Mapping[str, Any]) -> list[str]:
 
 
 def _chosen(choice: Choice) -> list[tuple[str, float, int]]:
-    """What is decided: label, probability, index."""
+    """The decisions of a choice: label, probability, index."""
     weights = choice["probabilities"][-1]
     return [(choice["labels"][i], _share(weights[i]), i) for i in choice["chosen"][-1]]
 
@@ -130,7 +130,7 @@ def _is_taken(choice: Choice, candidate: int) -> bool:
 
 
 def _graph(graph: Mapping[str, Any], known: Mapping[str, Choice]) -> _Drawing:
-    """The choices and the ways between them that are taken; a choice of inputs that takes none is left out."""
+    """The choices and the paths between them that are taken; a choice of inputs that takes none is left out."""
     left_out = {key for key, choice in known.items() if not choice["chosen"][-1]}
     boxes = {
         node["key"]: _choice_box(known[node["key"]]) if node["key"] in known else _Box(plain(node["key"]))
@@ -197,7 +197,7 @@ def _width(line: str) -> float:
 
 
 def _figure(drawings: Sequence[_Drawing]) -> Figure:
-    """Drawings side by side where the page is wide enough, else one below the other."""
+    """Drawings side by side if the page is wide enough, else one below the other."""
     gap, head = 14.0, 14.0
     page = TWO_COLUMNS * 72
     beside = sum(drawing.width + gap for drawing in drawings) - gap <= page
@@ -287,6 +287,6 @@ def _way(points: Sequence[Point], ends: Point, band: float) -> Path:
 
 
 def _tint(strength: float) -> str:
-    """From white to a light blue on which black text is read well."""
+    """From white to a light blue on which black text is easy to read."""
     rgb = (int(BLUE[i : i + 2], 16) for i in (1, 3, 5))
     return "#" + "".join(f"{round(255 + (part - 255) * 0.45 * strength):02x}" for part in rgb)

@@ -69,7 +69,7 @@ def style() -> Any:
 
 
 def plain(text: Any, most: int = 60) -> str:
-    """A name on one line; of a long one the middle is left out. One that cannot be seen is spelled out."""
+    """A name on one line; the middle of a long one is left out. An invisible one is spelled out."""
     name, text = str(text), " ".join(str(text).split())
     if all(unicodedata.category(letter)[0] in "CMZ" for letter in text):  # blanks, or of no width
         text = ascii(name)

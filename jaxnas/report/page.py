@@ -17,10 +17,10 @@ _SCRIPTS = ("elements.js", "charts.js", "architecture.js", "choices.js", "tables
 
 
 def page(data: Mapping[str, Any]) -> str:
-    """The HTML of what `payload` gives; with `live: true` in it, the page asks for news at `data.json`.
+    """The HTML for what `payload` gives; with `live: true` in it, the page asks for news at `data.json`.
 
-    All that came from a user stands in one block of JSON, which the scripts only ever show as text. The page's policy
-    (Content-Security-Policy) lets run these scripts alone, and lets nothing be loaded.
+    Everything that came from a user is in one block of JSON, which the scripts only ever show as text. The page's
+    policy (Content-Security-Policy) lets only these scripts run, and lets nothing be loaded.
 
     Raises:
       RunError: if plotly is not installed.
@@ -34,7 +34,7 @@ def page(data: Mapping[str, Any]) -> str:
 
 
 def embedded(data: Mapping[str, Any]) -> str:
-    """JSON that may stand in a script element: pure ASCII, without anything that HTML could read as markup."""
+    """JSON that can be put into a script element: pure ASCII, without anything that HTML could read as markup."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 

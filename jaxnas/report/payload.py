@@ -18,6 +18,7 @@ from jaxnas.model.serialization import read_json
 from jaxnas.model.space import Space
 from jaxnas.model.values import positions
 from jaxnas.report.drawing import draw_cell, draw_graph
+from jaxnas.report.headline import headline
 from jaxnas.runs import reading as runs
 from jaxnas.runs.progress import duration_text
 
@@ -42,7 +43,7 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
     config, space = runs.read_config(run), runs.read_space(run)
     result, history = runs.read_ended(run), runs.read_history(run)
     _check_epochs(run, history)
-    choices = _choices(run, history, space)
+    choices, trainings = _choices(run, history, space), [_training(folder) for folder in runs.trainings(run)]
     graph = config.get("graph")
     try:
         drawn = draw_graph(graph, space) if graph else None
@@ -56,7 +57,7 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
             "name": run.resolve().name,
             "about": _about(config),
             "status": _status(run, history, result),
-            "facts": _facts(config, history, space),
+            "facts": _facts(config, history, space, trainings),
             "epochs": [record["epoch"] + 1 for record in history],
             "planned": _number(config.get("epochs")),
             "choices": choices,
@@ -64,7 +65,7 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
             "graph": drawn,
             "cells": cells,
             "candidates": _candidates(run, result),
-            "trainings": [_training(folder) for folder in runs.trainings(run)],
+            "trainings": trainings,
             "final": _final(run, history),
             "configuration": _configuration(config),
         }
@@ -72,7 +73,7 @@ def payload(run: str | os.PathLike) -> dict[str, Any]:
 
 
 def waiting(run: str | os.PathLike) -> dict[str, Any]:
-    """What the page shows of a folder in which no run has begun."""
+    """What the page shows for a folder in which no run has begun."""
     status = {"state": "waiting", "text": "waiting for a run to begin", "detail": "", "last": None}
     empty: list[Any] = []
     return {
@@ -85,8 +86,8 @@ def waiting(run: str | os.PathLike) -> dict[str, Any]:
 def groups_of(keys: Sequence[str]) -> list[str]:
     """The group that each choice is listed in.
 
-    That is the key up to its first `/`, or without the digits it ends with; small groups that differ in such digits
-    only are one. Choices that are left alone are "others", and up to eight in all are one group.
+    This is the key up to its first `/`, or without the digits it ends with; small groups that differ only in such
+    digits are merged. Choices that remain single are "others", and up to eight choices in total are one group.
     """
     if len(keys) <= 8:
         return ["all choices"] * len(keys)
@@ -212,7 +213,7 @@ def _about(config: Record) -> str:
 
 
 def _status(run: Path, history: Sequence[Record], result: Record | None) -> dict[str, Any]:
-    """Where a run stands: `state` is running, interrupted, finished or failed; `last` the time of its last epoch."""
+    """The state of a run: `state` is running, interrupted, finished or failed; `last` the time of its last epoch."""
     state, detail = _going_on(run), ""
     if result is not None:
         state = "failed" if result.get("status") == "failed" else "finished"
@@ -225,19 +226,18 @@ def _going_on(run: Path) -> str:
     return "running" if runs.working(run) else "interrupted"
 
 
-def _facts(config: Record, history: Sequence[Record], space: Space) -> list[list[str]]:
+def _facts(
+    config: Record, history: Sequence[Record], space: Space, trainings: Sequence[Mapping[str, Any]]
+) -> list[list[str]]:
     seconds = [_number(record.get("seconds")) or 0.0 for record in history]
     compiling = sum(_number(record.get("compile_seconds")) or 0.0 for record in history)
-    duration = duration_text(sum(seconds)) + (f", {duration_text(compiling)} of it compiling" if compiling else "")
+    duration = duration_text(sum(seconds)) + (f", {duration_text(compiling)} of which compiling" if compiling else "")
     size = f"{space.size:,}" if space.size < 10**9 else f"about {_power(space.size)}"
     facts = [["choices", str(len(space))], ["architectures", size]]
     versions = config.get("versions")
     if isinstance(versions, Mapping) and "device" in versions:
         facts.append(["device", str(versions["device"])])
-    derived = [record["derived_accuracy"] for record in history if _number(record.get("derived_accuracy")) is not None]
-    if derived:
-        facts.insert(0, ["derived accuracy", f"{100 * derived[-1]:.2f} %"])
-    return [*facts, ["duration", duration]] if history else facts
+    return [*headline(history, trainings), *facts, ["duration", duration]] if history else facts
 
 
 def _power(number: int) -> str:
@@ -265,7 +265,7 @@ def _arch_text(arch: Mapping[str, Any]) -> str:
 
 
 def _training(folder: Path) -> dict[str, Any]:
-    """A row of the table of trainings; damage is told in the row, since the search is not concerned."""
+    """A row of the table of trainings; damage is reported in the row, since it does not concern the search."""
     try:
         config = runs.read_config(folder)
         result, history = runs.read_ended(folder), runs.read_history(folder)
@@ -280,7 +280,9 @@ def _training(folder: Path) -> dict[str, Any]:
         "status": str(result.get("error") or result.get("status")) if result is not None else _going_on(folder),
         "start": start,
         "epochs": f"{len(history)} of {config.get('epochs')}",
-        "scores": {name: _number(scores.get(name)) for name in ("test_accuracy", "test_loss", "train_accuracy")},
+        "scores": {
+            name: _number(scores[name]) for name in scores if name.startswith("test_") or name == "train_accuracy"
+        },
         "duration": duration_text(sum(_number(record.get("seconds")) or 0.0 for record in history)),
     }
 

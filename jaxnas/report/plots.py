@@ -38,7 +38,7 @@ def plot(
 ) -> list[Path]:
     """Draws a run: `curves`, `choices` (more than 24 on pages `choices`, `choices-2`, …) and `architecture`.
 
-    A run that goes on or was interrupted is drawn as far as it is.
+    A run that is still running or was interrupted is drawn up to its last epoch.
 
     Args:
       run: run directory of a search.
@@ -97,7 +97,7 @@ def curves(data: Mapping[str, Any]) -> Figure:
 
 
 def choices(data: Mapping[str, Any]) -> list[Figure]:
-    """The probabilities of each choice's candidates over the epochs; all panels of one height.
+    """The probabilities of each choice's candidates over the epochs; all panels have the same height.
 
     Args:
       data: from `jaxnas.report.payload`.

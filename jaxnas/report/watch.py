@@ -1,4 +1,4 @@
-"""The report of a run that goes on: a small server whose page fills itself."""
+"""The report of a run while it runs: a small server whose page updates itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PATIENCE = 10.0  # seconds that a client may keep silent
 
 
 class Source:
-    """A run's payload and page, made again only when a file of the run has changed."""
+    """A run's payload and page, made anew only when a file of the run has changed."""
 
     def __init__(self, run: str | os.PathLike):
         self.run = Path(run)
@@ -34,15 +34,15 @@ class Source:
         self._page: tuple[bytes, str] | None = None
 
     def get(self) -> tuple[bytes, str]:
-        """The payload as JSON, and a revision that is another one whenever the JSON is.
+        """The payload as JSON, and a revision that changes whenever the JSON does.
 
-        A run that is damaged, or half written at this moment, gives `{"error": message}`.
+        A run that is damaged, or is being written at this moment, gives `{"error": message}`.
         """
         with self._lock:
             return self._current()[1:]
 
     def page(self) -> tuple[bytes, str]:
-        """The page, and a revision as that of `get`."""
+        """The page, and a revision as `get` gives it."""
         with self._lock:
             data, _, revision = self._current()
             if self._page is None or self._page[1] != revision:
@@ -65,7 +65,7 @@ class Source:
             return {"error": str(e)}
 
     def _files(self) -> list[tuple[str, int, int, bool]]:
-        """What tells whether something is new: the state of the files that are read, and whether somebody works."""
+        """What changes when something is new: the state of the files read, and whether a process works on the run."""
         found = []
         for folder in (self.run, *runs.trainings(self.run)):
             for name in (*_READ, "run.lock"):
@@ -79,7 +79,7 @@ class Source:
 
 
 def not_begun(run: Path) -> bool:
-    """Whether a folder is not there yet, or holds nothing of a run yet."""
+    """Whether a folder does not exist yet, or holds nothing of a run yet."""
     if not run.exists():
         return True
     return run.is_dir() and all(file.name == "run.lock" or file.name.startswith(".") for file in run.iterdir())
@@ -88,8 +88,8 @@ def not_begun(run: Path) -> bool:
 class Server(ThreadingHTTPServer):
     """Serves the page of one run at `/` and its data at `/data.json`.
 
-    It has a bounded number of threads. A client that comes when all are taken takes the place of the one that has said
-    nothing for longest; if all are being answered it is told to come again.
+    It has a bounded number of threads. A client that comes when all are busy takes the place of the one that has been
+    silent for longest; if all are being answered, it is asked to try again.
     """
 
     daemon_threads = True
@@ -129,13 +129,13 @@ class Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def is_asked(self, request: Any) -> None:
-        """Notes that a connection has asked for something: it keeps its place until it is answered."""
+        """Notes that a connection has sent a request: it keeps its place until it is answered."""
         with self._door:
             if request in self._open:
                 self._open[request] = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A page that was closed while it was answered is no error."""
+        """A page that was closed during the answer is no error."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
@@ -145,7 +145,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The address of the page."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.server_port}/"
 
 
@@ -200,15 +200,15 @@ def make_server(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 808
     """A server that listens; `serve_forever` then answers.
 
     Raises:
-      RunError: if `run` is there and is neither a run directory nor an empty folder, or nothing can listen there, or
-        plotly is not installed.
+      RunError: if `run` exists and is neither a run directory nor an empty folder, if the port cannot be listened on,
+        or if plotly is not installed.
     """
     if not host.strip():
         raise RunError("the host is empty, which would let everyone in; 127.0.0.1 is this machine, 0.0.0.0 everyone.")
     if not not_begun(Path(run)):
         runs.read_config(run)
         runs.read_space(run)
-    page(waiting(run))  # to say now if something is not installed
+    page(waiting(run))  # to report now if something is not installed
     try:
         return Server(run, host, port)
     except OverflowError:
@@ -221,11 +221,11 @@ def make_server(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 808
 
 
 def serve(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 8080) -> None:
-    """Serves a run's report until Ctrl-C, and says where.
+    """Serves a run's report until Ctrl-C, and prints its address.
 
     Args:
-      run: run directory, or a folder in which a run is to begin, which need not be there yet.
-      host: what to listen on; the default is reached from this machine only.
+      run: run directory, or a folder in which a run will begin, which need not exist yet.
+      host: what to listen on; the default can only be reached from this machine.
       port: 0 takes a free one.
 
     Raises:
@@ -234,7 +234,7 @@ def serve(run: str | os.PathLike, host: str = "127.0.0.1", port: int = 8080) -> 
     with make_server(run, host, port) as server:
         print(f"watching {run} at {server.url} (Ctrl-C ends it)", flush=True)
         if not Path(run).exists():
-            print(f"{run} is not there yet: the page waits for a run to begin in it", flush=True)
+            print(f"{run} does not exist yet: the page waits for a run to begin in it", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -12,8 +12,8 @@ file                      what
 `weights.msgpack`         the variables (supernet or trained model), as msgpack arrays
 ========================  ============================================================
 
-All are written durably (`jaxnas.files`). While a run goes on its last checkpoint decides: it holds configuration and
-history up to there, from which the files are written again where they are damaged.
+All are written durably (`jaxnas.files`). During a run its last checkpoint decides: files that are damaged are written
+again from it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from flax import serialization
 
 from jaxnas import files
 from jaxnas.errors import RunEndedError, RunError
-from jaxnas.runs import checkpoints, schema
+from jaxnas.runs import checkpoints, entering, schema
 from jaxnas.runs.checkpoints import Position
 from jaxnas.runs.entering import NOT_COMPARED, absolute, check_ours, differences, plain, read_or_none, versions
 from jaxnas.runs.locking import Lock
@@ -75,16 +75,14 @@ class RunDirectory:
     """Writes a run's files; every method does nothing where no directory was asked for.
 
     Args:
-      path: the directory, or None. It is taken from the current folder now, wherever the process goes later.
-      checkpoints: where its checkpoints lie, if not in it.
+      path: the directory, or None; a relative one counts from the folder that is current now.
+      checkpoints: where its checkpoints lie, if not in it (several seeds have theirs together).
 
     Attributes:
-      path: the directory, or None.
-      checkpoints: where its checkpoints lie: in it, or beside it where several seeds have theirs in common.
-      changed: whether a run of another configuration is continued in it.
+      path, checkpoints, changed: these, absolute; whether a run of another configuration is continued.
 
     Raises:
-      RunError: if `path` is empty or no name of a file.
+      RunError: if `path` cannot be the name of a folder.
     """
 
     def __init__(self, path: str | os.PathLike | None, checkpoints: Path | None = None):
@@ -133,7 +131,7 @@ class RunDirectory:
             error = RunEndedError if ended == "finished" and resume and not different else RunError
             raise error(
                 f"{self.path} holds a run already, which has {ended}{',' if other else ''}{other}. Choose another "
-                "directory, or remove this one."
+                f"directory, or remove this one.{entering.why_not_extended(different)}"
             )
         if different and resume != "force":
             raise RunError(
@@ -297,10 +295,8 @@ class RunDirectory:
             try:
                 files.append_line(self.path / HISTORY, json.dumps(logged))
             except OSError as e:
-                raise RunError(
-                    f"{self.path}: history.jsonl cannot be written: {e.strerror}. The same call continues from the "
-                    "last checkpoint."
-                ) from None
+                why = f"cannot be written: {e.strerror}. The same call continues from the last checkpoint."
+                raise RunError(f"{self.path}: history.jsonl {why}") from None
             self._history.append(logged)
 
     def finish(self, result: Mapping[str, Any], variables: Any, *, keep_checkpoints: bool = False) -> None:

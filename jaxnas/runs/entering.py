@@ -115,3 +115,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value
+
+
+def why_not_extended(different: str) -> str:
+    """What to say if nothing but the number of epochs is different from a run that has ended."""
+    if not different.startswith("epochs was ") or ";" in different:
+        return ""
+    return (
+        " (More epochs cannot be added to a run that has ended: its learning rates were laid out for those it had, and "
+        "its checkpoints are gone. A new training can start from its weights.)"
+    )

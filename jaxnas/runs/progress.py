@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -113,6 +112,12 @@ def numbers(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: record[name] for name in ordered}
 
 
+def whole_batches(left: int, batch_size: int) -> str:
+    """Says that an epoch has whole batches only."""
+    what = "1 example makes" if left == 1 else f"{left} examples make"
+    return f"{what} no whole batch of {batch_size}: others are left out of each epoch"
+
+
 def short_arch(arch: Mapping[str, Any], most: int = 60) -> str:
     """An architecture in at most so many characters: the decisions in order, `3x3 5x5 0,2 …`."""
     decisions = []
@@ -131,12 +136,6 @@ def duration_text(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def describe_model(model_fn: Any) -> str:
-    """`module:name` if the model can be imported under that name, else its repr."""
-    name = getattr(model_fn, "__qualname__", "<")
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(model_fn)) if "<" in name else f"{model_fn.__module__}:{name}"
 
 
 def non_finite_message(

@@ -234,7 +234,8 @@ def free(path: str | os.PathLike) -> Path:
 
 def tidy(path: str | os.PathLike) -> None:
     """Removes the checkpoints of a run that has finished: a process was killed before it did."""
-    if _has_checkpoint(path) and status(path) == "finished" and not working(path):
+    left = _has_checkpoint(path) or os.path.lexists(Path(path) / "checkpoints.partial")
+    if left and status(path) == "finished" and not working(path):
         checkpoints.remove(Path(path) / "checkpoints")
 
 

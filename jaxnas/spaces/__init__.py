@@ -1,4 +1,4 @@
-"""Ready-made search spaces: functions that give a model with open choices."""
+"""Ready-made search spaces: functions that return a model with open choices."""
 
 from jaxnas.spaces.darts import Darts, darts
 from jaxnas.spaces.darts_evaluation import DartsEvaluation, darts_evaluation

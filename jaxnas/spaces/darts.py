@@ -8,18 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import lax
 
 from jaxnas.model.graph import Cell as DrawnCell
-from jaxnas.model.recorder import Recorder
-from jaxnas.model.restriction import RestrictedArch
+from jaxnas.model.space import Space
 from jaxnas.spaces import darts_cell as cell
-from jaxnas.spaces.darts_cell import ORDER, Decisions, rows_of
-from jaxnas.spaces.darts_edge import POOLS, SKIP, halved, normalised, pointwise, shapes
-from jaxnas.spaces.genotypes import NODES, OPERATIONS, describe_cells, reductions
+from jaxnas.spaces.darts_decisions import Decisions, read, rows_of
+from jaxnas.spaces.darts_edge import SKIP, halved, normalised, pointwise, shapes
+from jaxnas.spaces.darts_inherit import inherited
+from jaxnas.spaces.genotypes import CHOICES, NODES, OPERATIONS, describe_cells, reductions
 from jaxnas.spaces.layers import batch_norm, check_even_filters, check_positive
+from jaxnas.spaces.partial import check_partial
 
 _GIVEN = {"first": 2, "second": 1}
 """In a row of normal cells, how many cells get their first and second input from outside the row."""
@@ -55,20 +55,22 @@ class ReductionCell(nn.Module):
 
     Attributes:
       filters: channels of its nodes.
-      remat: see `darts`.
+      remat, partial: see `darts`.
     """
 
     filters: int
     remat: bool
+    partial: int = 1
 
     @nn.compact
     def __call__(self, first: jax.Array, second: jax.Array, arch: Any, train: bool) -> jax.Array:
-        decisions = cell.read("reduce", arch)
-        params, stats = _edges(self, decisions, self.filters, first.dtype)
+        decisions = read("reduce", arch)
+        params, stats = _edges(self, decisions, self.filters // self.partial, first.dtype)
         if self.is_initializing():  # only the variables are wanted
             return jnp.concatenate([first[:, ::2, ::2]] * NODES, axis=-1)
         values = {name: s.value for name, s in stats.items()}
-        y, moved = _compute((first, second), decisions, params, values, reduces=True, train=train, remat=self.remat)
+        form: dict[str, Any] = {"reduces": True, "train": train, "remat": self.remat, "partial": self.partial}
+        y, moved = _compute((first, second), decisions, params, values, **form)
         _move(self, stats, moved)
         return y
 
@@ -81,12 +83,13 @@ class NormalCells(nn.Module):
     Attributes:
       count: number of cells, at least 1.
       filters: channels of their nodes.
-      remat: see `darts`.
+      remat, partial: see `darts`.
     """
 
     count: int
     filters: int
     remat: bool
+    partial: int = 1
 
     @nn.compact
     def __call__(
@@ -98,12 +101,13 @@ class NormalCells(nn.Module):
           first, second: the inputs of the first cell.
           first_of_second: the first input of the second cell, if there is one.
         """
-        decisions, n, width = cell.read("normal", arch), self.count, NODES * self.filters
-        params, stats = _edges(self, decisions, self.filters, first.dtype, n)
+        decisions, n, width = read("normal", arch), self.count, NODES * self.filters
+        params, stats = _edges(self, decisions, self.filters // self.partial, first.dtype, n)
         values = {name: s.value for name, s in stats.items()}
 
         def compute(inputs: tuple, params: Any, stats: Any) -> tuple[jax.Array, Any]:
-            return _compute(inputs, decisions, params, stats, reduces=False, train=train, remat=self.remat)
+            form: dict[str, Any] = {"reduces": False, "train": train, "remat": self.remat, "partial": self.partial}
+            return _compute(inputs, decisions, params, stats, **form)
 
         if n == 1 and not self.is_initializing():
             one = jax.tree.map(lambda leaf: leaf[0], (params, values))
@@ -156,10 +160,12 @@ class Darts(nn.Module):
     num_classes: int = 10
     remat: bool = True
     dtype: Any = jnp.float32
+    partial: int = 1
 
     def __post_init__(self) -> None:
         check_positive(channels=self.channels, cells=self.cells, num_classes=self.num_classes)
-        check_even_filters(self.channels)
+        check_partial(self.partial, self.channels)
+        check_even_filters(self.channels // self.partial)
         super().__post_init__()
 
     @nn.compact
@@ -177,15 +183,19 @@ class Darts(nn.Module):
 
             first, second = prepare("first", before_last, halves), prepare("second", last)
             if kind == "reduce":
-                reduction = ReductionCell(filters, self.remat, name=f"row_{i}_reduction")
+                reduction = ReductionCell(filters, self.remat, self.partial, name=f"row_{i}_reduction")
                 before_last, last = last, reduction(first, second, arch, train)
             else:
                 after = prepare("first_of_second", last) if count > 1 else None
-                normal = NormalCells(count, filters, self.remat, name=f"row_{i}_normal")
+                normal = NormalCells(count, filters, self.remat, self.partial, name=f"row_{i}_normal")
                 previous, output = normal(first, second, after, arch, train)
                 before_last, last = last if previous is None else previous, output
             halves = kind == "reduce"
         return nn.Dense(self.num_classes, name="head")(last.astype(jnp.float32).mean((1, 2)))
+
+    def known_space(self) -> Space:
+        """The choices, which do not depend on the input."""
+        return CHOICES
 
     def describe_cells(self) -> list[DrawnCell]:
         """The two cells as pictures show them; see `jaxnas.graph.Cell`."""
@@ -198,7 +208,7 @@ class Darts(nn.Module):
 
         def kept(name: str, values: Any) -> Any:
             kind = kinds.get(name)
-            return values if kind is None else _inherited(values, kind, arch)
+            return values if kind is None else inherited(values, kind, arch)
 
         return {
             collection: {name: kept(name, values) for name, values in modules.items()}
@@ -207,7 +217,13 @@ class Darts(nn.Module):
 
 
 def darts(
-    *, channels: int = 16, cells: int = 8, num_classes: int = 10, remat: bool = True, dtype: Any = jnp.float32
+    *,
+    channels: int = 16,
+    cells: int = 8,
+    num_classes: int = 10,
+    remat: bool = True,
+    dtype: Any = jnp.float32,
+    partial: int = 1,
 ) -> Darts:
     """The network in which DARTS searches: a stack of cells; all normal cells share their decisions, so do reductions.
 
@@ -231,14 +247,17 @@ def darts(
       remat: compute each edge again in the backward pass, from its input, instead of keeping its inner results: less
         memory, and on CPU also less time.
       dtype: of the computation. Parameters and statistics are float32.
+      partial: of so many equal parts of the channels only the first enters each edge; the others pass by, and then all
+        are shuffled (PC-DARTS, arXiv 1907.05737; 4 in its searches).
 
     Returns:
       A module called `model(x, arch, train=False)` with x float `[B, H, W, C]`; gives logits `[B, num_classes]`.
 
     Raises:
-      ValueError: for sizes that are not positive, or an odd number of channels.
+      ValueError: for sizes that are not positive, channels not divisible by `partial`, or an odd number of those that
+        enter an edge.
     """
-    return Darts(channels, cells, num_classes, remat, dtype)
+    return Darts(channels, cells, num_classes, remat, dtype, partial)
 
 
 def rows(cells: int) -> list[tuple[str, int]]:
@@ -254,11 +273,11 @@ def rows(cells: int) -> list[tuple[str, int]]:
 
 
 def _compute(
-    inputs: tuple, decisions: Decisions, params: Any, stats: Any, *, reduces: bool, train: bool, remat: bool
+    inputs: tuple, decisions: Decisions, params: Any, stats: Any, *, remat: bool, **form: Any
 ) -> tuple[jax.Array, Any]:
     if decisions.kind == "fixed":
-        return cell.fixed(inputs, decisions, params, stats, reduces=reduces, train=train)
-    return cell.mixed_or_sampled(inputs, decisions, params, stats, reduces=reduces, train=train, remat=remat)
+        return cell.fixed(inputs, decisions, params, stats, **form)
+    return cell.mixed_or_sampled(inputs, decisions, params, stats, remat=remat, **form)
 
 
 def _edges(
@@ -310,28 +329,3 @@ def _move(module: nn.Module, stats: Mapping[str, nn.Variable], moved: Mapping[st
     if module.is_mutable_collection("batch_stats") and not module.is_initializing():
         for name, variable in stats.items():
             variable.value = moved[name]
-
-
-def _inherited(values: Mapping[str, Any], kind: str, arch: Any) -> dict[str, Any]:
-    """The rows that a cell of `arch` has of the stacks of a supernet, or of a model with fewer of its restrictions."""
-    axis, reduces, decisions = int(kind == "normal"), kind == "reduce", cell.read(kind, arch)
-    steps = arch.steps if isinstance(arch, RestrictedArch) else ()
-    wider = [cell.read(kind, RestrictedArch(Recorder(), steps[:i])) for i in range(len(steps) + 1)]
-    kept: dict[str, Any] = {}
-    for label, leaves in values.items():
-        name = next((op for op in OPERATIONS if label == op or label.startswith(f"{op}_")), None)
-        if name is None:
-            kept[label] = leaves
-            continue
-        wanted = rows_of(name, decisions, reduces=reduces)
-        if name in POOLS and decisions.kind == "fixed":  # in an open cell they belong to sources
-            wanted = [ORDER[e][0] for e in wanted]
-        # Each restriction leaves a part of what the one before left, so the number of rows tells which they are.
-        number = jax.tree.leaves(leaves)[0].shape[axis]
-        have = next((rows for d in wider if len(rows := rows_of(name, d, reduces=reduces)) == number), None)
-        if wanted and have is not None:
-            at = np.asarray([have.index(row) for row in wanted])
-            kept[label] = jax.tree.map(lambda leaf, at=at: jnp.take(leaf, at, axis), leaves)
-        elif wanted:
-            kept[label] = leaves  # of another model: `inherit` names it
-    return kept

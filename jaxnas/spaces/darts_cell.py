@@ -19,121 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnas.model.architecture import ChoiceSpec, Gated
-from jaxnas.model.choices import look_up
+from jaxnas.spaces.darts_decisions import ENTERING, ORDER, Decisions, rows_of, users
 from jaxnas.spaces.darts_edge import POOLS, SKIP, Edge
-from jaxnas.spaces.genotypes import CHOICES, EDGES, NODES, OPERATIONS, edge_key, node_key
-
-ORDER = tuple(sorted(EDGES))
-"""The edges `(source, node)` in the order in which they are computed: by source."""
-
-ENTERING = sum(source < 2 for source, _ in ORDER)
-"""How many of them, the first, start from the cell's inputs: those a reduction cell has of stride 2."""
-
-
-class Decisions(NamedTuple):
-    """What an architecture says of a cell, in the order of `ORDER`.
-
-    Attributes:
-      kind: `"weights"`, `"index"`, `"gated"` or `"fixed"`.
-      operations: weights float `[14, 8]`, indices int `[14]`, `Gated` int and float `[14, k]`, or 14 names (None where
-        an edge is not taken). In a restricted cell a list of such rows, each of its edge's own operations.
-      inputs: what a node takes of each edge, float `[14]`; None if fixed.
-      kept: of a restricted cell the operations left of each edge, none where no node may take it; else None.
-    """
-
-    kind: str
-    operations: Any
-    inputs: Any
-    kept: tuple[tuple[str, ...], ...] | None = None
-
-
-def read(kind: str, arch: Any) -> Decisions:
-    """What an architecture says of a kind of cell.
-
-    If all of it is fixed, only that is built; if all operations are indices, gated or not, only those are computed;
-    else everything is, with weights.
-
-    Raises:
-      ArchitectureError: if a value is missing or does not fit.
-    """
-    found = {key: look_up(arch, key, spec) for key, spec in CHOICES.items() if key.startswith(f"{kind}/")}
-    edges = [found[edge_key(kind, source, node)] for source, node in ORDER]
-    if {way for way, _, _ in found.values()} == {"fixed"}:
-        taken = [source in _whole(*found[node_key(kind, node)][1:]) for source, node in ORDER]
-        names = [
-            spec.labels[value[0]] if take and value else None
-            for take, (_, value, spec) in zip(taken, edges, strict=True)
-        ]
-        return Decisions("fixed", names, None)
-    nodes = {node: _inputs(*found[node_key(kind, node)]) for _, node in EDGES}
-    inputs = jnp.stack([nodes[node][source] for source, node in ORDER])
-    ways = {way for way, _, _ in edges}
-    if ways == {"index"}:
-        way, operations = "index", [value[0] for _, value, _ in edges]
-    elif ways <= {"index", "gated"}:
-        count = max(len(value.index) for way, value, _ in edges if way == "gated")
-        way, operations = "gated", [_paths(way, value, count) for way, value, _ in edges]
-    else:
-        way, operations = "weights", [_shares(way, value, spec.n_candidates) for way, value, spec in edges]
-    if all(spec.original is None for _, _, spec in found.values()):
-        return Decisions(way, jax.tree.map(lambda *rows: jnp.stack(rows), *operations), inputs)
-    kept = tuple(
-        tuple(map(str, spec.labels)) if source in _whole(range(n.n_candidates), n) else ()
-        for (source, node), (_, _, spec) in zip(ORDER, edges, strict=True)
-        for n in [found[node_key(kind, node)][2]]
-    )
-    return Decisions(way, operations, inputs, kept)
-
-
-def _whole(chosen: Sequence[int], spec: ChoiceSpec) -> list[int]:
-    """Indices of what is left of a choice as those of the whole one."""
-    return [(spec.original or range(spec.n_candidates))[i] for i in chosen]
-
-
-def _shares(way: str, value: Any, n: int) -> jax.Array:
-    """A decision of any kind as weights, float32 `[n]`."""
-    if way == "fixed":
-        return jnp.asarray(np.isin(np.arange(n), value), jnp.float32)
-    if way == "index":
-        return jnp.zeros(n).at[jnp.asarray(value)].set(1.0)
-    if way == "gated":
-        return jnp.zeros(n).at[value.index].add(value.gate.astype(jnp.float32))
-    return jnp.asarray(value).astype(jnp.float32)
-
-
-def _inputs(way: str, value: Any, spec: ChoiceSpec) -> jax.Array:
-    """What a node takes of each of its edges, float32, those left out included."""
-    shares = _shares(way, value, spec.n_candidates)
-    if spec.original is None:
-        return shares
-    return jnp.zeros(spec.whole.n_candidates).at[np.asarray(spec.original)].set(shares)
-
-
-def _paths(way: str, value: Any, count: int) -> Gated:
-    """An index, or gated paths, as so many gated paths: those added have the gate 0 and the first operation."""
-    index, gate = value if way == "gated" else (value, jnp.ones(1))
-    missing = count - len(index)
-    return Gated(jnp.pad(index, (0, missing)), jnp.pad(gate.astype(jnp.float32), (0, missing)))
-
-
-def users(name: str, decisions: Decisions, *, reduces: bool) -> list[int]:
-    """The edges that have parameters or statistics of an operation: all, those it is left of, or those fixed to it.
-
-    Skip connections have some where they halve the image.
-    """
-    edges = range(len(ORDER)) if name != SKIP else range(ENTERING if reduces else 0)
-    if decisions.kind == "fixed":
-        return [e for e in edges if decisions.operations[e] == name]
-    return [e for e in edges if decisions.kept is None or name in decisions.kept[e]]
-
-
-def rows_of(name: str, decisions: Decisions, *, reduces: bool) -> list[int]:
-    """What the rows of an operation's stacks belong to: edges; of pools in an open cell, whose edges share, sources."""
-    using = users(name, decisions, reduces=reduces)
-    if name not in POOLS or decisions.kind == "fixed":
-        return using
-    return sorted({ORDER[e][0] for e in using})
+from jaxnas.spaces.genotypes import NODES, OPERATIONS
+from jaxnas.spaces.partial import divided, joined
 
 
 def mixed_or_sampled(
@@ -145,6 +34,7 @@ def mixed_or_sampled(
     reduces: bool,
     train: bool,
     remat: bool,
+    partial: int = 1,
 ) -> tuple[jax.Array, Any]:
     """A cell with weights, indices or gated indices.
 
@@ -156,14 +46,17 @@ def mixed_or_sampled(
       reduces: whether edges from the inputs have stride 2.
       train: normalise by the batch, and move the statistics.
       remat: compute edges again in the backward pass instead of keeping their inner results.
+      partial: of so many parts of the channels one enters each edge.
 
     Returns:
       The inner nodes' outputs, concatenated, and the statistics.
     """
     if decisions.kept is not None:
-        return _edge_by_edge(inputs, decisions, params, stats, reduces=reduces, train=train, remat=remat)
+        return _edge_by_edge(
+            inputs, decisions, params, stats, reduces=reduces, train=train, remat=remat, partial=partial
+        )
     edges = np.arange(len(ORDER))
-    scan = _Scan(decisions, params, stats, train, remat)
+    scan = _Scan(decisions, params, stats, train, remat, partial)
     empty = [jnp.zeros_like(inputs[0][:, ::2, ::2] if reduces else inputs[0])] * NODES
     if reduces:
         nodes, first = scan(edges[:ENTERING], jnp.stack(empty), 2, jnp.stack(inputs))
@@ -177,7 +70,14 @@ def mixed_or_sampled(
 
 
 def fixed(
-    inputs: Sequence[jax.Array], decisions: Decisions, params: Any, stats: Any, *, reduces: bool, train: bool
+    inputs: Sequence[jax.Array],
+    decisions: Decisions,
+    params: Any,
+    stats: Any,
+    *,
+    reduces: bool,
+    train: bool,
+    partial: int = 1,
 ) -> tuple[jax.Array, Any]:
     """As `mixed_or_sampled`, of a fixed cell: only what was chosen is there. Rows are those of `users`."""
     empty, moved = inputs[0][:, ::2, ::2] if reduces else inputs[0], stats
@@ -189,10 +89,12 @@ def fixed(
         using = users(name, decisions, reduces=reduces)
         row = using.index(e) if e in using else 0
         own = jax.tree.map(lambda leaf, row=row: leaf[row], (params.get(name, {}), stats.get(name, {})))
-        y, new = Edge(2 if reduces and source < 2 else 1, train).one(name, nodes[source], *own)
+        stride = 2 if reduces and source < 2 else 1
+        x, rest = divided(nodes[source], partial)
+        y, new = Edge(stride, train).one(name, x, *own)
         if new:
             moved = {**moved, name: jax.tree.map(lambda old, n, row=row: old.at[row].set(n), moved[name], new)}
-        nodes[node] = nodes[node] + y
+        nodes[node] = nodes[node] + joined(y, rest, partial, stride=stride)
     return jnp.concatenate(nodes[2:], axis=-1), moved
 
 
@@ -205,6 +107,7 @@ def _edge_by_edge(
     reduces: bool,
     train: bool,
     remat: bool,
+    partial: int = 1,
 ) -> tuple[jax.Array, Any]:
     """As `mixed_or_sampled`, of a restricted cell."""
     kept: Any = decisions.kept
@@ -225,8 +128,9 @@ def _edge_by_edge(
         compute = edge.ways[decisions.kind]
         compute = jax.checkpoint(compute) if remat else compute
         share, operation = decisions.inputs[e], decisions.operations[e]
-        y, moved = _if_taken(share != 0, compute, empty, nodes[source], share, operation, *own)
-        nodes[node] = nodes[node] + y
+        x, rest = divided(nodes[source], partial)
+        y, moved = _if_taken(share != 0, compute, divided(empty, partial)[0], x, share, operation, *own)
+        nodes[node] = nodes[node] + joined(y, rest, partial, stride=edge.stride, share=share)
         for name, new in moved.items():
             changes[name].append((at[name], new, (share != 0) & edge.computes(name, decisions.kind, operation)))
     for name, found in changes.items():
@@ -281,13 +185,15 @@ class _Scan(NamedTuple):
     stats: Any
     train: bool
     remat: bool
+    partial: int
 
     def __call__(
         self, edges: np.ndarray, nodes: jax.Array, stride: int, inputs: jax.Array | None = None
     ) -> tuple[jax.Array, Any]:
         """Adds edges to the nodes `[n, B, H, W, C]` (the last of which are the inner ones), reading from the inputs."""
         source, node = np.asarray(ORDER)[edges].T
-        offset = 2 + NODES - len(nodes)
+        offset, partial = 2 + NODES - len(nodes), self.partial
+        empty = jnp.zeros_like(divided(nodes[0], partial)[0])
         edge = Edge(stride, self.train)
         rows = {
             "operation": jax.tree.map(lambda leaf: leaf[edges], self.decisions.operations),
@@ -309,17 +215,19 @@ class _Scan(NamedTuple):
         def step(carry: tuple, row: dict[str, Any]) -> tuple[tuple, Any]:
             nodes, pooled = carry
             x = lax.dynamic_index_in_dim(nodes if inputs is None else inputs, row["source"], keepdims=False)
+            x, rest = divided(x, partial)
             stats = dict(row["stats"])
             if self.decisions.kind == "weights":
                 kept = {name: stats.pop(name) for name in POOLS}
                 pooled, kept = lax.cond(row["first"], pool, lambda x, pooled, kept: (pooled, kept), x, pooled, kept)
             mixed = (pooled,) if self.decisions.kind == "weights" else ()
             own = (x, *mixed, row["input"], row["operation"], row["params"], stats)
-            y, stats = _if_taken(row["input"] != 0, compute, nodes[0], *own)
+            y, stats = _if_taken(row["input"] != 0, compute, empty, *own)
+            y = joined(y, rest, partial, stride=stride, share=row["input"])
             stats = {**stats, **kept} if self.decisions.kind == "weights" else stats
             return (nodes.at[row["node"]].add(y), pooled), stats
 
-        pooled = {name: jnp.zeros_like(nodes[0]) for name in POOLS} if self.decisions.kind == "weights" else {}
+        pooled = dict.fromkeys(POOLS, empty) if self.decisions.kind == "weights" else {}
         (nodes, _), stats = lax.scan(step, (nodes, pooled), jax.tree.map(jnp.asarray, rows))
         return nodes, stats
 

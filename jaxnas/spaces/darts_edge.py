@@ -36,7 +36,7 @@ SEPARABLE = {
 
 
 class Edge(NamedTuple):
-    """What an edge computes. `params` and `stats` are the edge's own: `{operation: {…}}` without the edges' axis.
+    """How an edge computes. `params` and `stats` are the edge's own: `{operation: {…}}` without the edges' axis.
 
     Attributes:
       stride: 1, or 2 for one that enters a reduction cell.
@@ -50,11 +50,11 @@ class Edge(NamedTuple):
 
     @property
     def ways(self) -> dict[str, Callable]:
-        """How it computes decisions of each kind: `(x, share, decision, params, stats) -> (output, stats)`."""
+        """One function for each kind of decision: `(x, share, decision, params, stats) -> (output, stats)`."""
         return {"weights": self.mixture_alone, "index": self.sampled, "gated": self.gated}
 
     def computes(self, name: str, kind: str, decision: Any) -> jax.Array:
-        """Whether a decision computes that operation, bool `[]`."""
+        """Whether a decision includes that operation, bool `[]`."""
         if kind == "weights":
             return jnp.asarray(True)
         return jnp.any((decision.index if kind == "gated" else decision) == self.names.index(name))
@@ -97,7 +97,7 @@ class Edge(NamedTuple):
     def sampled(
         self, x: jax.Array, share: jax.Array, index: jax.Array, params: Any, stats: Any
     ) -> tuple[jax.Array, Any]:
-        """The operation of that index."""
+        """The operation with that index."""
 
         def branch(name: str) -> Callable:
             def run(x: jax.Array, params: Any, stats: Any) -> tuple[jax.Array, Any]:
@@ -113,7 +113,7 @@ class Edge(NamedTuple):
         return (y * share).astype(x.dtype), stats
 
     def gated(self, x: jax.Array, share: jax.Array, paths: Gated, params: Any, stats: Any) -> tuple[jax.Array, Any]:
-        """The operations of the indices `[k]`, each times its gate."""
+        """The operations with the indices `[k]`, each times its gate."""
         outputs = []
         for index, gate in zip(jnp.unstack(paths.index), jnp.unstack(paths.gate), strict=True):
             y, stats = self.sampled(x, share * gate, index, params, stats)
@@ -133,14 +133,14 @@ class Edge(NamedTuple):
         return self._normalised(y, stats)
 
     def pools(self, x: jax.Array, pooled: Any, stats: Any) -> tuple[Any, Any]:
-        """The normalised pools of a source, in place of those of the source before."""
+        """The normalised pools of a source, in place of those of the previous source."""
         del pooled
         pools = {name: pool for name, pool in POOLS.items() if name in self.names}
         found = {name: self._normalised(pool(x, self.stride), stats[name]) for name, pool in pools.items()}
         return {name: y for name, (y, _) in found.items()}, {name: s for name, (_, s) in found.items()}
 
     def _separable(self, name: str, active: jax.Array, params: Any, stats: Any) -> tuple[jax.Array, Any]:
-        """A separable convolution of an input that ReLU has passed, up to its last normalisation."""
+        """A separable convolution of an input after ReLU, up to its last normalisation."""
         _, dilation, layers = SEPARABLE[name]
         stride, y = self.stride, active
         for i in range(layers):
@@ -204,7 +204,7 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def shapes(name: str, channels: int) -> tuple[Mapping[str, tuple[int, ...]], int]:
-    """The parameters of an operation on one edge, and how many normalisations it has. (Skips: of stride 2.)"""
+    """The parameters of an operation on one edge, and how many normalisations it has. (Skips: at stride 2.)"""
     if name in SEPARABLE:
         kernel, _, layers = SEPARABLE[name]
         depthwise, pointwise = (layers, kernel, kernel, 1, channels), (layers, channels, channels)

@@ -11,20 +11,31 @@ from flax import linen as nn
 
 from jaxnas.model.choices import InputChoice, LayerChoice
 from jaxnas.model.graph import Cell as DrawnCell
+from jaxnas.model.space import Space
 from jaxnas.spaces.darts_edge import POOLS, SEPARABLE
-from jaxnas.spaces.genotypes import EDGES, NODES, OPERATIONS, describe_cells, edge_key, edges_of, node_key, reductions
+from jaxnas.spaces.genotypes import (
+    CHOICES,
+    EDGES,
+    NODES,
+    OPERATIONS,
+    describe_cells,
+    edge_key,
+    edges_of,
+    node_key,
+    reductions,
+)
 from jaxnas.spaces.layers import AuxiliaryHead, FactorizedReduction, batch_norm, check_even_filters, check_positive
 
 
 def _conv(filters: int, kernel: int, *, name: str, **options: Any) -> nn.Conv:
-    """A convolution without bias, padded alike on all sides as in PyTorch, with PyTorch's initialisation."""
+    """A convolution without bias, padded equally on all sides as in PyTorch, with PyTorch's initialisation."""
     half = kernel // 2 * options.get("kernel_dilation", 1)
     init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     return nn.Conv(filters, (kernel, kernel), padding=half, use_bias=False, kernel_init=init, name=name, **options)
 
 
 class ReluConvNorm(nn.Module):
-    """ReLU, 1×1 convolution, batch normalisation: what brings a cell's input to its number of channels."""
+    """ReLU, 1×1 convolution, batch normalisation: brings a cell's input to its number of channels."""
 
     filters: int
 
@@ -94,7 +105,7 @@ def operations(stride: int) -> dict[str, Any]:
 
 
 class Shape(NamedTuple):
-    """All that tells one cell of the network from another.
+    """Everything in which the cells of the network differ.
 
     Attributes:
       reduces: whether it halves its inputs.
@@ -155,7 +166,7 @@ class Cell(nn.Module):
 
 
 class Row(nn.Module):
-    """Cells of one shape, one after the other: one scanned cell, so however many there are, one is compiled.
+    """Cells of one shape, one after the other: one scanned cell, so only one is compiled, however many there are.
 
     Attributes:
       shape: of each cell.
@@ -227,6 +238,10 @@ class DartsEvaluation(nn.Module):
         auxiliary = AuxiliaryHead(self.num_classes, name="auxiliary")(after_second_reduction, train)
         return (logits, auxiliary) if train else logits
 
+    def known_space(self) -> Space:
+        """The choices, which do not depend on the input."""
+        return CHOICES
+
     def describe_cells(self) -> list[DrawnCell]:
         """The two cells as pictures show them; see `jaxnas.graph.Cell`."""
         return describe_cells(self.cells)
@@ -257,13 +272,14 @@ def darts_evaluation(
       cells: number of cells, reductions included.
       num_classes: number of logits.
       drop_path: in training, the share of paths dropped at the end, in [0, 1). An operation other than the identity
-        gives zero for each example with probability `drop_path * progress`, and the rest is scaled up (Larsson et al.
-        2017, arXiv 1605.07648; scheduled as by the authors).
+        gives zero for each example with probability `drop_path * progress`, else it is divided by the probability of
+        not being zero (Larsson et al. 2017, arXiv 1605.07648, in the form of the authors' code). `progress` grows with
+        every step of `jaxnas.training.fit`; in the authors' code it grows once per epoch.
       auxiliary_head: also classify from the cell after the second reduction, in training.
 
     Returns:
-      A module called `model(x, arch, train=False, progress=0.0)` with x float `[B, H, W, C]` and progress the share of
-      the training done, which `jaxnas.training.fit` passes; gives logits `[B, num_classes]`, and in training
+      A module called `model(x, arch, train=False, progress=0.0)` with x float `[B, H, W, C]` and progress the fraction
+      of the training that is done, which `jaxnas.training.fit` passes; gives logits `[B, num_classes]`, and in training
       `(logits, auxiliary logits)` if it has an auxiliary head. Paths are dropped by the stream `dropout`.
 
     Raises:

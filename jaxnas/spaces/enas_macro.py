@@ -100,9 +100,9 @@ def enas_macro(
     Layer i has the keys `layer_i/op` (one of conv_3x3, sep_conv_3x3, conv_5x5, sep_conv_5x5, avg_pool_3x3,
     max_pool_3x3, applied to the layer before) and, from the second layer on, `layer_i/skip` (any of the stem and the
     layers before the one it follows; their sum is added). After each third of the layers all outputs are halved in
-    size by factorised reductions. Of 12 layers: 23 choices, 6^12 · 2^66 architectures, about 1.6 · 10^29.
+    size by factorised reductions. With 12 layers: 23 choices, 6^12 · 2^66 architectures, about 1.6 · 10^29.
 
-    Under DARTS the branches are mixed and each skip has a gate of its own.
+    Under DARTS the branches are mixed and each skip has its own gate.
 
     Args:
       layers: number of layers.

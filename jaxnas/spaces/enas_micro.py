@@ -36,10 +36,10 @@ class SepConvTwice(nn.Module):
 
 
 class Cell(nn.Module):
-    """A cell: nodes that each add two operations on two earlier outputs; what no node uses is the output.
+    """A cell: nodes that each add two operations on two earlier outputs. Outputs that no node uses are the cell's.
 
     Attributes:
-      kind: `"normal"` or `"reduce"`: cells of a kind share their decisions.
+      kind: `"normal"` or `"reduce"`: cells of one kind share their decisions.
       nodes: number of nodes.
       filters: channels of every node and of the output.
     """
@@ -75,7 +75,7 @@ class Cell(nn.Module):
         return self._loose_ends(outputs, unused, train)
 
     def _loose_ends(self, outputs: list[jax.Array], unused: list[Any], train: bool) -> jax.Array:
-        """Concatenation of the unused outputs and a 1×1 convolution, as the sum of one convolution for each."""
+        """Concatenation of the unused outputs and a 1×1 convolution, as the sum of a convolution for each."""
         total: Any = 0
         for i, (output, share) in enumerate(zip(outputs, unused, strict=True)):
             if isinstance(share, float) and share == 0:
@@ -105,10 +105,10 @@ def _operations(filters: int) -> dict[str, Any]:
 class Stack(nn.Module):
     """Normal cells one after the other, each taking the outputs of the two before it.
 
-    They are one scanned cell, so however many there are, one is compiled.
+    They are one scanned cell, so only one is compiled, however many there are.
 
     Attributes:
-      cells: number of cells; may be 0.
+      cells: number of cells, at least 0.
       nodes, filters: of each cell.
     """
 
@@ -120,7 +120,7 @@ class Stack(nn.Module):
     def __call__(
         self, before_last: jax.Array, last: jax.Array, arch: Any, train: bool
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Gives the last two outputs, and that of the first cell."""
+        """Returns the last two outputs, and that of the first cell."""
         if not self.cells:
             return before_last, last, last
 
@@ -211,15 +211,15 @@ def enas_micro(
     both kinds of cell (`normal`, `reduce`) the keys are `kind/node_i/x_input`, `…/y_input` (one of
     `kind/before_last`, `kind/last`, `kind/node_0`, …) and `…/x_op`, `…/y_op` (one of sep_conv_3x3, sep_conv_5x5,
     avg_pool_3x3, max_pool_3x3, identity). The outputs that no node takes are concatenated and mixed by a 1×1
-    convolution. Of 5 nodes: 40 choices, (5^5 · 6!)^4 architectures, about 2.6 · 10^25. Build the controller with
+    convolution. With 5 nodes: 40 choices, (5^5 · 6!)^4 architectures, about 2.6 · 10^25. Build the controller with
     `cell_exit_extra_step=True`, so that a node's anchor follows its operations.
 
     The weights of an operation belong to the node's side, whatever its input, as in NNI (the authors' have one set for
-    each possible input). Under DARTS an output counts as unused by the product of 1 - weight over the nodes that may
-    take it, which for one-hot weights is the same.
+    each possible input). Under DARTS an output counts as unused with the product of 1 - weight over the nodes that can
+    take it, which agrees for one-hot weights.
 
     Args:
-      cells: normal cells; two reduction cells are put among them (the authors': 6 in the search, 15 in the end).
+      cells: normal cells; two reduction cells are inserted among them (the authors use 6 in the search, 15 in the end).
       nodes: nodes per cell.
       filters: channels of the first cells, even; doubled by each reduction (20 in the search, 36 in the end).
       num_classes: number of logits.

@@ -1,4 +1,4 @@
-"""The texts `Genotype(normal=[…], …)` that people keep, read as data: nothing in them is executed."""
+"""Reads the texts `Genotype(normal=[…], …)` that people keep as data: nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
 def parts_of(text: str, fields: Sequence[str]) -> dict[str, Any]:
     """The parts of a text by their names.
 
-    Read are the calls that stand in programs (with a name before it, an annotation, a module, a trailing comma,
+    It reads the calls that occur in programs (with a name before them, an annotation, a module, a trailing comma,
     comments, a byte order mark), what NumPy 2 prints (`np.int64(1)`, `np.str_('…')`, `array([…])`), `range`,
     `list(range(…))` and `np.arange`, and one call within a line of a log.
 
     Raises:
-      ArchitectureError: if it is no such text, or has other parts; says what and where.
+      ArchitectureError: if it is not such a text, or has other parts; says what and where.
     """
     if not isinstance(text, str):
         raise ArchitectureError(f"a genotype is read from a text; got {type(text).__name__}.")
@@ -43,7 +43,7 @@ def parts_of(text: str, fields: Sequence[str]) -> dict[str, Any]:
 
 
 def _refuse_json(text: str) -> None:
-    """Says what a JSON file of genotype texts is."""
+    """Refuses a JSON file of genotype texts, and explains it."""
     if not text.lstrip().startswith("{"):
         return
     try:
@@ -83,12 +83,12 @@ def _call(text: str) -> tuple[ast.Call, tuple[int, int]]:
 
 def _parsed(text: str) -> list[ast.stmt]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of strange escapes
+        warnings.simplefilter("ignore")  # for strange escapes
         return ast.parse(text).body
 
 
 def _place(text: str, start: int, line: int, column: int) -> tuple[str, str]:
-    """A position in the stripped text as words for one in the whole text."""
+    """A position in the stripped text, in words, as one in the complete text."""
     before = text[:start]
     if line == 1:
         column += start - before.rfind("\n") - 1
@@ -96,7 +96,7 @@ def _place(text: str, start: int, line: int, column: int) -> tuple[str, str]:
 
 
 def _within(text: str) -> tuple[int, int] | None:
-    """From where to where the one call in a line of a log goes; None if there is none, or several, or it is cut off."""
+    """Where the single call in a line of a log begins and ends; None if there is none, or several, or it is cut off."""
     found = list(_CALL.finditer(text))
     if len(found) != 1:
         return None
@@ -117,7 +117,7 @@ def _within(text: str) -> tuple[int, int] | None:
 
 
 def _called(statement: ast.stmt) -> ast.Call | None:
-    """The call of `Genotype` that a statement is, or gives a name."""
+    """The call of `Genotype` that a statement is, or assigns to a name."""
     value: ast.expr | None = None
     if isinstance(statement, (ast.Expr, ast.Assign)):
         value = statement.value
@@ -137,7 +137,7 @@ def _is_dotted(node: ast.expr) -> bool:
 
 
 class _Reader:
-    """Reads the value of one part: constants, lists, and the few calls that stand for such."""
+    """Reads the value of one part: constants, lists, and the few calls that stand for these."""
 
     def __init__(self, name: str, origin: tuple[int, int]):
         self.name = name
@@ -176,7 +176,7 @@ class _Reader:
         whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
         if name in ("range", "arange") and whole:
             try:
-                return range(*values)  # never written out, however long
+                return range(*values)  # never expanded, however long
             except (TypeError, ValueError):
                 self._refuse(node)
         one = values[0] if len(values) == 1 else None

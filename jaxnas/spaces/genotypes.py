@@ -30,7 +30,7 @@ OPERATIONS = (
 """The candidates of every edge, in order."""
 
 KINDS = ("normal", "reduce")
-"""The kinds of cell. Cells of a kind share their decisions."""
+"""The kinds of cell. Cells of one kind share their decisions."""
 
 NODES = 4
 """Inner nodes of a cell."""
@@ -55,7 +55,7 @@ def edges_of(kind: str, node: int) -> tuple[str, ...]:
 
 
 def reductions(cells: int) -> set[int]:
-    """Which of so many cells are reductions: those at one and two thirds of the depth."""
+    """Which of that many cells are reductions: those at one and two thirds of the depth."""
     return {cells // 3, 2 * cells // 3}
 
 
@@ -75,7 +75,7 @@ CHOICES = Space(dict(_choices()))
 
 
 def describe_cells(cells: int, nodes: int = NODES) -> list[Cell]:
-    """The kinds of cell in a network of so many, as pictures show them, with the authors' names of their nodes.
+    """The kinds of cell in a network of that many cells, as pictures show them, with the authors' names of their nodes.
 
     See `jaxnas.graph.Cell`. A network of one or two cells has reductions only.
     """
@@ -110,12 +110,12 @@ class Genotype(NamedTuple):
     def parse(cls, text: str) -> Genotype:
         """Reads `Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=range(2, 6), …)`. Nothing is executed.
 
-        A name may stand before it (`DARTS_V2 = Genotype(…)`), an annotation, a module, or a line of a log around it;
-        lines may break anywhere. The nodes may be a list, edges may be nested per node, and NumPy's ways to print
-        numbers and strings are read too.
+        A name can precede it (`DARTS_V2 = Genotype(…)`), or an annotation or a module, and a line of a log can surround
+        it; lines can break anywhere. The nodes can be a list, edges can be nested per node, and numbers and strings can
+        be as NumPy prints them.
 
         Raises:
-          ArchitectureError: if it is no such text, or no architecture of this space; says what and where.
+          ArchitectureError: if it is not such a text, or not an architecture of this space; says what and where.
         """
         return _checked(cls(**parts_of(text, cls._fields)))
 
@@ -124,12 +124,12 @@ class Genotype(NamedTuple):
         """The architecture that a configuration of NAS-Bench-301 (arXiv 2008.09777) encodes.
 
         Args:
-          config: what its JSON file holds; of it the entries `…darts:edge_normal_0` to `…edge_reduce_13`, operations of
-            the edges in order of their nodes, and `…darts:inputs_node_normal_3` to `…_5` (`"0_2"`) are read. Node 2 has
-            both inputs of its cell.
+          config: the content of its JSON file, of which the entries `…darts:edge_normal_0` to `…edge_reduce_13`,
+            operations of the edges in order of their nodes, and `…darts:inputs_node_normal_3` to `…_5` (`"0_2"`) are
+            read. Node 2 has both inputs of its cell.
 
         Raises:
-          ArchitectureError: if one that is needed is missing, or they are no architecture of this space.
+          ArchitectureError: if a needed entry is missing, or they are not an architecture of this space.
         """
         if not isinstance(config, Mapping):
             raise ArchitectureError(f"a configuration is a dict {{name: value}}; got {type(config).__name__}.")
@@ -162,12 +162,12 @@ def genotype_of(arch: Arch) -> Genotype:
 
     Args:
       arch: decisions (fixed, or as `Space.sample` gives them), each node's edges then come in order of their sources;
-        or weights. Of weights each node keeps the two edges whose strongest operation is strongest, `none` left out,
-        the stronger edge first, as in the authors' code (section 2.4 of the paper); those of the InputChoices, which
-        rank nothing, are not looked at.
+        or weights. From weights each node keeps the two edges whose strongest operation (without `none`) is strongest,
+        the stronger edge first, as in the authors' code (section 2.4 of the paper); the weights of the InputChoices,
+        which rank nothing, are ignored.
 
     Raises:
-      ArchitectureError: if it is no architecture of this space, or an edge that is taken has the operation `none`.
+      ArchitectureError: if it is not an architecture of this space, or an edge that is taken has the operation `none`.
     """
     if _has_weights(arch):
         return _strongest(arch)
@@ -190,7 +190,7 @@ def arch_of(genotype: Genotype) -> dict[str, str | tuple]:
     """The fixed architecture of a genotype; edges that no node takes are fixed to nothing.
 
     Raises:
-      ArchitectureError: if it is no genotype of this space.
+      ArchitectureError: if it is not a genotype of this space.
     """
     genotype = _checked(genotype)
     arch: dict[str, Any] = dict.fromkeys(CHOICES, ())
@@ -224,7 +224,7 @@ def _strongest(arch: Arch) -> Genotype:
 
 
 def _checked(genotype: Genotype) -> Genotype:
-    """The genotype, written the one canonical way. Raises ArchitectureError unless it is of this space."""
+    """The genotype, in its one canonical form. Raises ArchitectureError unless it is of this space."""
     if not isinstance(genotype, Genotype):
         raise ArchitectureError(f"expected a Genotype; got {type(genotype).__name__}.")
     for name, nodes in (("normal_concat", genotype.normal_concat), ("reduce_concat", genotype.reduce_concat)):
@@ -245,7 +245,7 @@ def _plain(value: Any) -> Any:
 
 
 def _flat(kind: str, edges: Any) -> Any:
-    """Edges that are nested per node, as one list; others as they are."""
+    """Edges nested per node as one list; others unchanged."""
     nested = isinstance(edges, (list, tuple)) and edges and all(isinstance(node, (list, tuple)) for node in edges)
     if not nested or not all(node and all(isinstance(edge, (list, tuple)) for edge in node) for node in edges):
         return edges
@@ -297,7 +297,7 @@ def _edge(where: str, edge: Any) -> tuple[str, int]:
 def _short(value: Any) -> str:
     try:
         return repr(value)[:80]
-    except ValueError:  # a number of thousands of digits
+    except ValueError:  # a number with thousands of digits
         return "a number too long to print"
 
 
@@ -311,7 +311,7 @@ DARTS_V1 = Genotype.parse(
              reduce_concat=[2, 3, 4, 5])
     """
 )
-"""What the authors found by the first-order method: 3.00 ± 0.14 % test error on CIFAR-10."""
+"""The authors' result of the first-order method: 3.00 ± 0.14 % test error on CIFAR-10."""
 
 DARTS_V2 = Genotype.parse(
     """
@@ -323,4 +323,4 @@ DARTS_V2 = Genotype.parse(
              reduce_concat=[2, 3, 4, 5])
     """
 )
-"""What the authors found by the second-order method: 2.76 ± 0.09 % test error on CIFAR-10."""
+"""The authors' result of the second-order method: 2.76 ± 0.09 % test error on CIFAR-10."""

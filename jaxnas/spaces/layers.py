@@ -12,11 +12,11 @@ from jaxnas.ops import avg_pool_3x3, max_pool_3x3
 from jaxnas.ops.normalization import EPSILON
 
 MOMENTUM = 0.9
-"""Of running statistics, as the small-image networks of the field have it."""
+"""Momentum of running statistics, as in the usual networks for small images."""
 
 
 def batch_norm(train: bool, *, name: str | None = None, dtype: Any = None) -> nn.BatchNorm:
-    """Batch normalisation as the small-image networks of the field have it: momentum 0.9, epsilon 1e-5."""
+    """Batch normalisation as in the usual networks for small images: momentum 0.9, epsilon 1e-5."""
     return nn.BatchNorm(use_running_average=not train, momentum=MOMENTUM, epsilon=EPSILON, name=name, dtype=dtype)
 
 
@@ -71,7 +71,7 @@ class FactorizedReduction(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A classifier on an inner cell: 5×5 pooling, 1×1 convolution to 128, one of the whole image to 768, logits."""
+    """A classifier on an inner cell: 5×5 pooling, 1×1 convolution to 128, one over the full image to 768, logits."""
 
     num_classes: int
 

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxnas.model.architecture import is_weighted
+from jaxnas.model.architecture import LAYER, ChoiceSpec, is_weighted
 from jaxnas.model.choices import LayerChoice
 from jaxnas.model.graph import Cell as DrawnCell
 from jaxnas.model.graph import CellEdge
+from jaxnas.model.space import Space
 from jaxnas.spaces.layers import batch_norm, check_positive, pool
+from jaxnas.spaces.partial import check_partial, divided, joined
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ("1<-0", "2<-0", "2<-1", "3<-0", "3<-1", "3<-2")
@@ -46,32 +48,33 @@ class Cell(nn.Module):
 
     Attributes:
       filters: channels of every node.
-      search_norm: see `nasbench201`.
+      search_norm, partial: see `nasbench201`.
     """
 
     filters: int
     search_norm: bool
+    partial: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, arch: Any, train: bool = False) -> jax.Array:
         nodes = [x]
         for node in range(1, 4):
-            incoming = [
-                LayerChoice(self._operations(), key=f"{node}<-{source}", name=f"edge_{source}_{node}")(
-                    nodes[source], arch, train=train
-                )
-                for source in range(node)
-            ]
+            incoming = []
+            for source in range(node):
+                edge = LayerChoice(self._operations(), key=f"{node}<-{source}", name=f"edge_{source}_{node}")
+                entering, rest = divided(nodes[source], self.partial)
+                incoming.append(joined(edge(entering, arch, train=train), rest, self.partial))
             nodes.append(sum(incoming[1:], start=incoming[0]))
         return nodes[-1]
 
     def _operations(self) -> dict[str, Any]:
         options: Any = {"search_norm": self.search_norm, "parent": None}  # their parent is to be the choice
+        filters = self.filters // self.partial
         return {
             "none": jnp.zeros_like,
             "skip_connect": lambda x: x,
-            "nor_conv_1x1": ReluConvNorm(self.filters, 1, **options),
-            "nor_conv_3x3": ReluConvNorm(self.filters, 3, **options),
+            "nor_conv_1x1": ReluConvNorm(filters, 1, **options),
+            "nor_conv_3x3": ReluConvNorm(filters, 3, **options),
             "avg_pool_3x3": lambda x: pool(x, "avg"),
         }
 
@@ -81,12 +84,13 @@ class Stack(nn.Module):
 
     Attributes:
       cells, filters: number of cells, and their channels.
-      search_norm: see `nasbench201`.
+      search_norm, partial: see `nasbench201`.
     """
 
     cells: int
     filters: int
     search_norm: bool
+    partial: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, arch: Any, train: bool = False) -> jax.Array:
@@ -95,7 +99,8 @@ class Stack(nn.Module):
 
         if is_weighted(arch):
             # A mixture keeps only the cells' inputs for the backward pass. On CPU it is faster to compute the rest
-            # again than to write and read it; compilation is shorter too.
+            # again than to write and read it; compilation is shorter too. So it is for gated paths: a switch reserves
+            # memory for each of its branches, so without this they took five times the memory, and longer.
             run = nn.remat(run, prevent_cse=False)
 
         def step(cell: Cell, x: jax.Array, _: None) -> tuple[jax.Array, None]:
@@ -107,7 +112,7 @@ class Stack(nn.Module):
             split_rngs={"params": True, "dropout": True},
             length=self.cells,
         )
-        return scan(Cell(self.filters, self.search_norm, name="cells"), x, None)[0]
+        return scan(Cell(self.filters, self.search_norm, self.partial, name="cells"), x, None)[0]
 
 
 class ResidualReduction(nn.Module):
@@ -137,9 +142,11 @@ class NasBench201(nn.Module):
     cells: int = 5
     num_classes: int = 10
     search_norm: bool = False
+    partial: int = 1
 
     def __post_init__(self) -> None:
         check_positive(channels=self.channels, cells=self.cells, num_classes=self.num_classes)
+        check_partial(self.partial, self.channels)
         super().__post_init__()
 
     @nn.compact
@@ -153,9 +160,13 @@ class NasBench201(nn.Module):
             if stage:
                 filters *= 2
                 x = ResidualReduction(filters, self.search_norm, name=f"reduction_{stage}")(x, train)
-            x = Stack(self.cells, filters, self.search_norm, name=f"stage_{stage}")(x, arch, train)
+            x = Stack(self.cells, filters, self.search_norm, self.partial, name=f"stage_{stage}")(x, arch, train)
         x = nn.relu(_normalise(x, train, self.search_norm, "head_norm"))
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+    def known_space(self) -> Space:
+        """The six choices, which do not depend on the input."""
+        return Space({edge: ChoiceSpec(LAYER, len(OPERATIONS), OPERATIONS) for edge in EDGES})
 
     def describe_cells(self) -> list[DrawnCell]:
         """The cell as pictures show it; see `jaxnas.graph.Cell`."""
@@ -169,7 +180,9 @@ def _normalise(x: jax.Array, train: bool, search_norm: bool, name: str) -> jax.A
     return (x - mean) * jax.lax.rsqrt(variance + 1e-5)
 
 
-def nasbench201(*, channels: int = 16, cells: int = 5, num_classes: int = 10, search_norm: bool = False) -> NasBench201:
+def nasbench201(
+    *, channels: int = 16, cells: int = 5, num_classes: int = 10, search_norm: bool = False, partial: int = 1
+) -> NasBench201:
     """Three stages of equal cells, whose six edges are the choices; all cells share their decisions.
 
     A cell has the nodes 0 (its input) to 3 (its output). The edge from node i to node j is the choice `j<-i`: one of
@@ -187,12 +200,15 @@ def nasbench201(*, channels: int = 16, cells: int = 5, num_classes: int = 10, se
       num_classes: number of logits.
       search_norm: normalise by each batch's own statistics, in evaluation too, without scale and offset: what the
         authors do in the one-shot searches (not in the training of fixed models).
+      partial: of so many equal parts of the channels only the first enters each edge; the others pass by, and then all
+        are shuffled (PC-DARTS, arXiv 1907.05737; 4 in its searches). For searches: what was found is trained with 1.
 
     Returns:
       A module called `model(x, arch, train=False)` with x float `[B, H, W, C]`, H and W divisible by 4; gives logits
       `[B, num_classes]`.
 
     Raises:
-      ValueError: for sizes that are not positive; in the call, for images of another form.
+      ValueError: for sizes that are not positive, or channels not divisible by `partial`; in the call, for images of
+        another form.
     """
-    return NasBench201(channels, cells, num_classes, search_norm)
+    return NasBench201(channels, cells, num_classes, search_norm, partial)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 import jax
@@ -14,14 +16,16 @@ from flax import linen as nn
 from flax import struct
 
 from jaxnas.checks import OPTIONS, check_batch_size, check_optimizer, check_options
-from jaxnas.data import as_dataset
+from jaxnas.data import Dataset, as_dataset
 from jaxnas.data.batches import epoch_batches
 from jaxnas.model import functional
 from jaxnas.model.fixed import FixedModel
+from jaxnas.model.text import short_repr
 from jaxnas.programs.epoch import make_epoch
 from jaxnas.programs.evaluation import make_evaluator, objective
 from jaxnas.programs.losses import Loss
 from jaxnas.programs.metrics import Metrics
+from jaxnas.programs.predictor import Predictor, model_form
 from jaxnas.programs.tracing import check_fit, check_trainable
 from jaxnas.runs import loop
 from jaxnas.runs.callback import Run
@@ -30,12 +34,14 @@ from jaxnas.runs.fingerprint import data_fingerprint, fingerprints, function_fin
 from jaxnas.runs.lane import Lane, make_lane
 from jaxnas.runs.loop import Draw, Phase, Review, Where
 from jaxnas.runs.options import RUN_DEFAULTS, RunOptions, running_of
+from jaxnas.runs.progress import numbers, whole_batches
 from jaxnas.runs.session import Session
 from jaxnas.signatures import check_known, documented, options_of
 
 _WATCHED = ("train_loss", "grad_norm")
 
 
+@short_repr
 @struct.dataclass
 class TrainState:
     """The whole state of a training: a pytree.
@@ -60,7 +66,7 @@ class TrainState:
         return {"params": self.params, **self.model_state}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FitResult:
     """What a training gave.
 
@@ -70,11 +76,30 @@ class FitResult:
         `test_<metric>`.
       test_accuracy: share of right answers on the test data at the end, in 0..1; None without test data or
         without an accuracy among the metrics.
+      predictor: the trained model with its preprocessing.
     """
 
     variables: dict[str, Any]
     history: list[dict[str, Any]]
     test_accuracy: float | None
+    predictor: Predictor
+
+    def predict(self, examples: Any, *, batch_size: int = 256) -> np.ndarray:
+        """The trained model's output on raw examples; see `Predictor.predict`."""
+        return self.predictor.predict(examples, batch_size=batch_size)
+
+    def predict_classes(self, examples: Any, *, batch_size: int = 256) -> np.ndarray:
+        """The most probable class of each raw example, int `[N]`; see `Predictor.predict_classes`."""
+        return self.predictor.predict_classes(examples, batch_size=batch_size)
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Writes the trained model to a new folder, for `jaxnas.load_model`; see `Predictor.save`."""
+        return self.predictor.save(folder)
+
+    def __repr__(self) -> str:
+        last = self.history[-1] if self.history else {}
+        scores = ", ".join(f"{name}={value:.4f}" for name, value in numbers(last).items())
+        return f"FitResult({len(self.history)} epochs{', ' if scores else ''}{scores})"
 
 
 def paper_optimizer(*, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -106,7 +131,7 @@ def fit(
         only, is the share of all steps done, float32 `[]` in [0, 1), for what is scheduled, such as drop-path.
       data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; all its training data are used.
       variables: where to start from, such as `SearchResult.inherit()`. Default: fresh ones.
-      optimizer: any optax optimiser. Default: `paper_optimizer`. (The paper's final evaluation takes 600 epochs.)
+      optimizer: any optax optimiser. Default: `paper_optimizer`, of the DARTS paper, which trains for 600 epochs.
       test_every: epochs between tests (the last epoch is always tested).
 
     Raises:
@@ -120,9 +145,8 @@ def fit(
     epochs, batch_size, grad_clip = chosen["epochs"], chosen["batch_size"], chosen["grad_clip"]
     dataset = as_dataset(data, data_dir=chosen["data_dir"])
     seed = 0 if chosen["seed"] is None else chosen["seed"]
-    check_options(
-        **{name: value for name, value in {**chosen, "seed": seed, "test_every": test_every}.items() if name in OPTIONS}
-    )
+    numeric = {**chosen, "seed": seed, "test_every": test_every}
+    check_options(**{name: value for name, value in numeric.items() if name in OPTIONS})
     check_optimizer("optimizer", optimizer)
     output, functions = check_trainable(model, dataset), functional.model_fns(model)
     check_batch_size(batch_size, len(dataset.x_train), "training")
@@ -133,18 +157,9 @@ def fit(
     if variables is not None:
         check_fit(functions, variables, dataset.example())
 
-    images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     running = running_of(chosen)
     directory = RunDirectory(running.workdir)
-    config = {
-        "model": type(model).__name__,
-        **dataset.describe(),
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "inherited": variables is not None,
-        "grad_clip": grad_clip,
-    }
+    config = _config(model, dataset, {**chosen, "seed": seed}, variables)
     if directory.path is not None:
         known = {"loss_fn": chosen["loss_fn"], "metrics": chosen["metrics"], "optimizer": optimizer}
         config["fingerprints"] = {**_model_fingerprints(model, variables), **fingerprints(dataset, **known)}
@@ -162,6 +177,7 @@ def fit(
         validate_every=test_every,
     )
     step = _make_step(functions, clipped, loss_fn, metrics, steps=epochs * steps)
+    images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
     program = make_epoch(
         step, dataset, images=images, labels=labels, watched=_WATCHED, steps_per_call=running.steps_per_call
     )
@@ -173,6 +189,21 @@ def fit(
         if lane.error is not None:
             raise lane.error
         return result
+
+
+def _config(
+    model: nn.Module, dataset: Dataset, options: Mapping[str, Any], variables: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What `config.json` holds; for predictions also how to build the model, and how to prepare examples for it."""
+    form = model_form(model, dataset.preprocessing)
+    return {
+        "model": type(model).__name__,
+        **dataset.describe(),
+        **{name: options[name] for name in ("epochs", "batch_size", "seed", "grad_clip")},
+        "inherited": variables is not None,
+        "preprocessing": form["preprocessing"],
+        "predicts": form,
+    }
 
 
 def _model_fingerprints(model: nn.Module, variables: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -201,7 +232,10 @@ class FitTask:
     variables: Mapping[str, Any] | None
     evaluate: Callable[..., dict[str, float]]
 
-    notes: Sequence[str] = ()
+    @property
+    def notes(self) -> list[str]:
+        left = len(self.run.dataset.x_train) % self.run.batch_size
+        return [whole_batches(left, self.run.batch_size)] if left else []
 
     def begin(self, seed: int) -> TrainState:
         init_rng, step_rng, _ = _keys(seed)
@@ -229,7 +263,8 @@ class FitTask:
 
     def outcome(self, lane: Lane, state: TrainState, review: Review | None) -> FitResult:
         history = lane.run.history
-        return FitResult(state.variables, history, history[-1].get("test_accuracy") if history else None)
+        predictor = Predictor(self.run.model_fn, state.variables, self.run.dataset.preprocessing)
+        return FitResult(state.variables, history, history[-1].get("test_accuracy") if history else None, predictor)
 
     def summary(self, outcome: FitResult) -> dict[str, Any]:
         return {}

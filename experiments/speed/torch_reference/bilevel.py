@@ -1,6 +1,6 @@
 """A step of DARTS and of an ENAS child in PyTorch.
 
-Only the gradients that a step needs are taken: those of the alphas without those of the weights, and the reverse,
+Only the gradients that a step needs are computed: those of the alphas without those of the weights, or the reverse,
 which saves half of the first backward pass. Nothing waits for the device within a step.
 """
 
@@ -55,8 +55,8 @@ class Child(Step):
 class Bilevel(Step):
     """DARTS, arXiv 1806.09055: a step of the alphas, then one of the weights.
 
-    The second order is the paper's finite difference (equation 8), on the one model that there is: its weights are
-    moved and put back.
+    The second order is the paper's finite difference (equation 8), on a single model: its weights are moved
+    and restored.
     """
 
     def __init__(self, model, alphas, *, order: int = 1, half: bool = False):

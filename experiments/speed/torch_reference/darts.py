@@ -1,6 +1,6 @@
 """The DARTS search network in PyTorch. Liu, Simonyan, Yang 2019, arXiv 1806.09055, section 3 and appendix A.1.
 
-Written for speed as far as one goes in eager PyTorch: `none` is left out, since it adds zero, and each kind's softmax
+Written for speed, as far as eager PyTorch allows: `none` is left out, since it adds zero, and each kind's softmax
 is taken once per step. With 16 channels and 8 cells it has the original's 1,930,618 parameters.
 """
 

@@ -138,7 +138,7 @@ def search(workload: Workload) -> None:
 def steps(workload: Workload, arrays, load) -> None:
     """Steps of the trainer on one pair of batches.
 
-    NNI's softmax has one logit more, for `none`; at -30 it is as good as not there. Its skip connection is always
+    NNI's softmax has one logit more, for `none`; at -30 it has no effect. Its skip connection is always
     taken; that of jaxnas has a gate, which is open at a logit of 30.
     """
     clock = Clock(workload)
@@ -167,7 +167,7 @@ def _where() -> dict[str, str]:
 
 
 class Recording:
-    """A loss that notes its values in the first two steps; each step asks for the validation's, then the training's."""
+    """A loss that records its first two steps; each step asks for the validation loss, then the training loss."""
 
     def __init__(self, loss):
         self.loss, self.values = loss, []

@@ -14,6 +14,7 @@ from jaxnas.checks import OPTIONS, check_batch_size, check_optimizer, check_opti
 from jaxnas.data import Dataset, as_dataset
 from jaxnas.data.batches import split_indices
 from jaxnas.errors import ArchitectureError
+from jaxnas.model.naming import describe_model
 from jaxnas.model.space import Space
 from jaxnas.programs.evaluation import objective
 from jaxnas.programs.layout import BATCHINGS
@@ -21,7 +22,6 @@ from jaxnas.programs.losses import Loss
 from jaxnas.programs.metrics import Metrics
 from jaxnas.programs.tracing import check_searchable
 from jaxnas.runs.fingerprint import fingerprints
-from jaxnas.runs.progress import describe_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Plan:
         return {
             "model": describe_model(self.model_fn),
             **self.dataset.describe(),
+            "preprocessing": self.dataset.preprocessing.described(),
             "space": {key: dataclasses.asdict(spec) for key, spec in self.space.items()},
             **{name: getattr(self, name) for name in names},
             "grad_clip": self.grad_clip,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import html
 import os
 from typing import Any
 
@@ -11,12 +13,17 @@ import numpy as np
 
 from jaxnas.blackbox.trials import Trial
 from jaxnas.checks import check_at_least
+from jaxnas.data.preprocessing import Preprocessing
+from jaxnas.model.architecture import decision_text
+from jaxnas.model.entropy import sureness
 from jaxnas.model.fixed import FixedModel, apply_fixed_architecture, inherit
 from jaxnas.model.space import Space
+from jaxnas.programs.predictor import Predictor
 from jaxnas.runs import directory as runs
+from jaxnas.runs.progress import numbers, short_arch
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SearchResult:
     """What a search found.
 
@@ -28,6 +35,7 @@ class SearchResult:
       space: the space searched.
       model_fn: the model searched.
       example: shape and dtype of the model's input, batch of one.
+      preprocessing: the form of raw examples, and how they are normalised.
       state: the algorithm's state at the end, `variables` and all else.
       trials: the architectures scored to derive `arch`, best first; `()` where there were none (DARTS).
     """
@@ -39,6 +47,7 @@ class SearchResult:
     space: Space
     model_fn: Any
     example: jax.ShapeDtypeStruct
+    preprocessing: Preprocessing
     state: Any = None
     trials: tuple[Trial, ...] = ()
 
@@ -64,17 +73,47 @@ class SearchResult:
         """The found architecture as a plain Flax module."""
         return apply_fixed_architecture(self.model_fn, self.arch)
 
+    def predict(self, examples: Any, *, batch_size: int = 256) -> np.ndarray:
+        """The output of the found architecture on raw examples, with the weights of the supernet.
+
+        They were trained for the search; `jaxnas.training.fit` gives better ones. See `Predictor.predict`.
+        """
+        return self.predictor.predict(examples, batch_size=batch_size)
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """The found architecture with the supernet's weights and the preprocessing; it can be saved."""
+        return Predictor(self.fixed_model(), self.inherit(), self.preprocessing)
+
+    def __repr__(self) -> str:
+        last = self.history[-1] if self.history else {}
+        scores = ", ".join(f"{name}={value:.4f}" for name, value in numbers(last).items())
+        return f"SearchResult({short_arch(self.arch)}; {len(self.history)} epochs{', ' if scores else ''}{scores})"
+
+    def _repr_html_(self) -> str:
+        """The decisions as a table, for notebooks; how sure each is, where the history has probabilities."""
+        last = (self.history[-1] if self.history else {}).get("probabilities", {})
+        rows = "".join(
+            f"<tr><td>{html.escape(key)}</td><td>{html.escape(decision_text(value))}</td>"
+            f"<td>{sureness(self.space[key], last.get(key))}</td></tr>"
+            for key, value in self.arch.items()
+        )
+        head = "<tr><th>choice</th><th>decision</th><th>how sure</th></tr>"
+        return f"<p>{html.escape(repr(self))}</p><table>{head}{rows}</table>"
+
     def inherit(self) -> dict[str, Any]:
         """The supernet's variables for `fixed_model()`, to start its training from; see `jaxnas.inherit`."""
         return inherit(self.fixed_model(), self.variables, self.example)
 
 
-def read_result(path: str | os.PathLike, *, space: Space, model_fn: Any, example: jax.ShapeDtypeStruct) -> SearchResult:
+def read_result(
+    path: str | os.PathLike, *, space: Space, model_fn: Any, example: jax.ShapeDtypeStruct, preprocessing: Preprocessing
+) -> SearchResult:
     """What a search that has ended, well or not, had returned, but for its `state`, which is None.
 
     Args:
       path: its run directory.
-      space, model_fn, example: see `SearchResult`.
+      space, model_fn, example, preprocessing: see `SearchResult`.
 
     Raises:
       RunError: if a file is damaged.
@@ -91,5 +130,6 @@ def read_result(path: str | os.PathLike, *, space: Space, model_fn: Any, example
         space=space,
         model_fn=model_fn,
         example=example,
+        preprocessing=preprocessing,
         trials=tuple(Trial(each["arch"], each["score"], metrics=each["metrics"]) for each in found),
     )

@@ -211,7 +211,13 @@ def _ended(
 
 
 def _read_back(path: Path, plan: Plan) -> _Found:
-    result = read_result(path, space=plan.space, model_fn=plan.model_fn, example=plan.dataset.example())
+    result = read_result(
+        path,
+        space=plan.space,
+        model_fn=plan.model_fn,
+        example=plan.dataset.example(),
+        preprocessing=plan.dataset.preprocessing,
+    )
     ended = runs.read_result(path)
     if ended.get("status") != "failed":
         return _Found(result)

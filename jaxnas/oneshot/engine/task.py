@@ -22,6 +22,7 @@ from jaxnas.runs.directory import RunDirectory
 from jaxnas.runs.fingerprint import function_fingerprint
 from jaxnas.runs.lane import Lane
 from jaxnas.runs.loop import Draw, Phase, Review, Where
+from jaxnas.runs.progress import whole_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,10 @@ class SearchTask:
     @property
     def notes(self) -> list[str]:
         said = [] if self.procedure.about is None else [self.procedure.about]
+        plan = next(iter(self.plans.values()))
+        left = len(plan.weight_examples) % plan.batch_size
+        if left and self.procedure.phases(0)[0].steps == plan.steps_per_epoch:
+            said.append(whole_batches(left, plan.batch_size))
         if any(plan.train_portion == 1 for plan in self.plans.values()):
             said.append("train_portion is 1: the weights and the architecture share all training data; validation too")
         return said
@@ -95,6 +100,7 @@ class SearchTask:
             space=plan.space,
             model_fn=plan.model_fn,
             example=plan.dataset.example(),
+            preprocessing=plan.dataset.preprocessing,
             state=state,
             trials=found.trials,
         )

@@ -1,29 +1,47 @@
 """What one-shot methods are assembled from, for `jaxnas.differentiable` and `jaxnas.sampled`."""
 
-from jaxnas.oneshot.parts.derivation import best_of_samples, by_weight
+from jaxnas.oneshot.parts.costs import expected_cost
+from jaxnas.oneshot.parts.derivation import best_of_samples, by_threshold, by_weight
+from jaxnas.oneshot.parts.edges import auxiliary_skip, edge_normalised
 from jaxnas.oneshot.parts.hypergradient import exact, finite_difference, first_order
-from jaxnas.oneshot.parts.optimizers import cosine_sgd
-from jaxnas.oneshot.parts.part import Part, part
-from jaxnas.oneshot.parts.penalty import beta_decay
+from jaxnas.oneshot.parts.optimizers import adam, cosine_sgd, exponentiated_gradient
+from jaxnas.oneshot.parts.part import Part, model_part, part
+from jaxnas.oneshot.parts.penalty import anchor, beta_decay, zero_one
 from jaxnas.oneshot.parts.perturbation import adversarial, random_perturbation
-from jaxnas.oneshot.parts.relaxation import Relaxation, softmax
-from jaxnas.oneshot.parts.sampling import dirichlet, gumbel, gumbel_path
+from jaxnas.oneshot.parts.relaxation import Relaxation, sigmoid, simplex, softmax, uniform_path
+from jaxnas.oneshot.parts.sampling import dirichlet, gumbel, gumbel_path, reinmax
+from jaxnas.oneshot.parts.scoring import best_of_probable, by_evolution
 
 __all__ = [
     "Part",
     "Relaxation",
+    "adam",
     "adversarial",
+    "anchor",
+    "auxiliary_skip",
+    "best_of_probable",
     "best_of_samples",
     "beta_decay",
+    "by_evolution",
+    "by_threshold",
     "by_weight",
     "cosine_sgd",
     "dirichlet",
+    "edge_normalised",
     "exact",
+    "expected_cost",
+    "exponentiated_gradient",
     "finite_difference",
     "first_order",
     "gumbel",
     "gumbel_path",
+    "model_part",
     "part",
     "random_perturbation",
+    "reinmax",
+    "sigmoid",
+    "simplex",
     "softmax",
+    "uniform_path",
+    "zero_one",
 ]

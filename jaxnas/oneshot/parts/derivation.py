@@ -5,7 +5,8 @@ A derivation is a function of a `View` that gives a `Review`. It may return a st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -13,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.blackbox.trials import Trial
+from jaxnas.checks import check_options
 from jaxnas.model.architecture import LAYER
 from jaxnas.model.space import Space
 from jaxnas.oneshot.engine.base import View
+from jaxnas.oneshot.parts.part import part
+from jaxnas.oneshot.parts.relaxation import decide
 from jaxnas.policies.lstm import Controller
 from jaxnas.runs.loop import Review
 
@@ -27,18 +31,60 @@ def by_weight(view: View) -> Review:
     `derived_<metric>` of the derived architecture with the supernet's weights, its batch statistics recomputed; and
     `supernet_loss` and `supernet_<metric>` of the mixture, where a step computes mixtures.
     """
+    return _reviewed(view, view.algorithm.derive(view.state))
+
+
+def _reviewed(view: View, arch: dict[str, Any], also: Mapping[str, Any] = MappingProxyType({})) -> Review:
+    """What `by_weight` says of an architecture, and what else there is to say."""
     algorithm, space = view.algorithm, view.space
-    assert algorithm.logits is not None
-    assert algorithm.mixture is not None
-    logits = algorithm.logits(view.state)
-    arch, mixture = algorithm.derive(view.state), algorithm.mixture(logits)
-    record: dict[str, Any] = {"alphas": as_lists(logits), "probabilities": as_lists(mixture)}
+    logits, mixture = _mixture(view)
+    record: dict[str, Any] = {"alphas": as_lists(logits), "probabilities": as_lists(mixture), **also}
     if view.score is not None:
         if not algorithm.one_path:
             record |= {f"supernet_{name}": value for name, value in view.score(mixture).items()}
         derived = view.score(_computable(space, arch, algorithm.one_path), recalibrate=True)
         record |= {f"derived_{name}": value for name, value in derived.items()}
     return Review(record, arch)
+
+
+def _mixture(view: View) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The logits, and the weights that they stand for."""
+    assert view.algorithm.logits is not None
+    assert view.algorithm.mixture is not None
+    logits = view.algorithm.logits(view.state)
+    return logits, view.algorithm.mixture(logits)
+
+
+@part
+def by_threshold(threshold: float = 0.85) -> Callable[[View], Review]:
+    """FairDARTS (arXiv 1911.12126): what has a weight above a threshold is kept.
+
+    Of any subset of inputs those above it are kept. A choice of one of n, and each edge of ranked inputs, takes its
+    strongest candidate, and a node its strongest edges, as many as it has inputs in the space. The paper gives a node
+    fewer where fewer are above the threshold; these spaces have no such architectures, so the next strongest fill up,
+    and `below_threshold` in the record counts the choices that were decided so. Otherwise as `by_weight`.
+
+    Args:
+      threshold: in 0..1.
+
+    Raises:
+      ValueError: for a threshold outside [0, 1).
+    """
+    check_options(threshold=threshold)
+
+    def derive(view: View) -> Review:
+        mixture = {key: np.asarray(each) for key, each in jax.device_get(_mixture(view)[1]).items()}
+        above = {
+            key: np.where(each > threshold, 1.0, 0.0) if view.space[key].n_chosen is None else each
+            for key, each in mixture.items()
+        }
+        arch, below = decide(view.space, above), 0
+        for key, spec in view.space.items():
+            if spec.n_chosen == 1 and not spec.ranked and arch[key] != ():
+                below += not float(mixture[key][spec.labels.index(arch[key])]) > threshold
+        return _reviewed(view, arch, {"below_threshold": below})
+
+    return derive
 
 
 def _computable(space: Space, arch: dict[str, Any], one_path: bool) -> dict[str, jax.Array]:

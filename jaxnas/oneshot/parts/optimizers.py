@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxnas.checks import check_optimizer
+from jaxnas.checks import check_optimizer, check_options
+from jaxnas.errors import ArchitectureError
 from jaxnas.oneshot.engine.plan import Plan
 
 
@@ -50,6 +52,50 @@ def adam(
     def of_plan(plan: Plan) -> optax.GradientTransformation:
         rate = lr if plan.arch_lr is None else plan.arch_lr
         return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(rate, b1=b1, b2=b2))
+
+    return of_plan
+
+
+def exponentiated_gradient(lr: float = 0.1, *, floor: float = 1e-5) -> Callable[[Plan], optax.GradientTransformation]:
+    """GAEA's optimiser (arXiv 2004.07802), of the weights θ that the relaxation `simplex` has.
+
+    One of n, and k of n: θ ← θ·exp(-η g) / Z, where Z makes the sum 1. Any subset: the same for each gate and its
+    complement, θ ← θ·exp(-η g) / (θ·exp(-η g) + 1 - θ).
+
+    Args:
+      lr: η; the plan's `arch_lr` goes before it.
+      floor: what θ is raised to before it is divided by its sum, so that nothing is lost for ever: that of the authors'
+        code. 0 is the paper's rule.
+
+    Returns:
+      `(plan) -> optimiser`.
+
+    Raises:
+      ValueError: for a learning rate that is not positive.
+    """
+    check_options(lr=lr)
+
+    def of_plan(plan: Plan) -> optax.GradientTransformation:
+        rate, space = lr if plan.arch_lr is None else plan.arch_lr, plan.space
+
+        def moved(key: str, theta: jax.Array, gradient: jax.Array) -> jax.Array:
+            if space[key].n_chosen is None:
+                odds = jnp.log(theta) - jnp.log1p(-theta) - rate * gradient
+                return jnp.clip(jax.nn.sigmoid(odds), floor, 1 - floor)
+            # Less its smallest entry, which changes nothing but cannot overflow.
+            scaled = jnp.maximum(theta * jnp.exp(-rate * (gradient - gradient.min())), floor)
+            return scaled / scaled.sum()
+
+        def init(thetas: Mapping[str, jax.Array]) -> optax.EmptyState:
+            for key in thetas:
+                if space[key].ranked:
+                    raise ArchitectureError(f"choice {key!r} ({space[key]}): exponentiated gradients move no logits.")
+            return optax.EmptyState()
+
+        def update(gradients: Any, state: Any, thetas: Any = None) -> tuple[Any, Any]:
+            return {key: moved(key, theta, gradients[key]) - theta for key, theta in thetas.items()}, state
+
+        return optax.GradientTransformation(init, update)
 
     return of_plan
 

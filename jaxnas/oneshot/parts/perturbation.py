@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnas.checks import check_at_least, check_options
 from jaxnas.model.space import Space
 from jaxnas.oneshot.parts.part import part
 
@@ -27,8 +28,12 @@ def random_perturbation(radius: float = 0.3, *, start: float = 0.03) -> Callable
 
     Args:
       radius: ε at the end of the search.
-      start: ε at its beginning; it rises linearly.
+      start: ε at its beginning; it rises linearly, at every step (in the authors' code once per epoch).
+
+    Raises:
+      ValueError: for a radius that is negative or not finite.
     """
+    check_options(radius=radius, start=start)
 
     def build(space: Space) -> Perturb:
         def perturb(loss_of_mixture: Any, mixture: Mixture, rng: jax.Array, t: jax.Array) -> Mixture:
@@ -43,29 +48,37 @@ def random_perturbation(radius: float = 0.3, *, start: float = 0.03) -> Callable
 def adversarial(radius: float = 0.3, *, start: float = 0.03, steps: int = 7) -> Callable[[Space], Perturb]:
     """SDARTS-ADV (arXiv 2002.05283, equation 8): what raises the training loss most within ±ε, by signed gradients.
 
-    From a random start, `steps` steps of 2ε/steps along the sign of the gradient, clipped to ±ε. The result is kept
-    if it raises the loss, and is then clipped to 0..1 and made to sum to what the mixture summed to before.
+    From a random start, `steps` steps of 2ε/steps along the sign of the loss's gradient by the weights. After each the
+    change is clipped to ±ε, the weights to 0..1, and they are made to sum to what the mixture summed to before, as in
+    the authors' code (the paper has no such projection). The result is kept if it raises the loss. The loss is that of
+    training; in that code it is computed in evaluation mode.
 
     Args:
       radius: ε at the end of the search.
-      start: ε at its beginning; it rises linearly.
-      steps: of the inner maximisation.
+      start: ε at its beginning; it rises linearly, at every step.
+      steps: of the inner maximisation, at least 1.
+
+    Raises:
+      ValueError: for a radius that is negative or not finite, or too few steps.
     """
+    check_options(radius=radius, start=start)
+    check_at_least(1, steps=steps)
 
     def build(space: Space) -> Perturb:
         def perturb(loss_of_mixture: Any, mixture: Mixture, rng: jax.Array, t: jax.Array) -> Mixture:
             epsilon = start + (radius - start) * t
-            ascend = jax.grad(lambda delta: loss_of_mixture(_projected(space, mixture, delta)))
 
-            def one(_: int, delta: Mixture) -> Mixture:
-                return jax.tree.map(
-                    lambda d, g: jnp.clip(d + 2 * epsilon / steps * jnp.sign(g), -epsilon, epsilon),
-                    delta,
-                    ascend(delta),
+            def one(_: int, changed: Mixture) -> Mixture:
+                delta = jax.tree.map(
+                    lambda now, then, g: jnp.clip(now + 2 * epsilon / steps * jnp.sign(g) - then, -epsilon, epsilon),
+                    changed,
+                    mixture,
+                    jax.grad(loss_of_mixture)(changed),
                 )
+                return _projected(space, mixture, delta)
 
-            delta = jax.lax.fori_loop(0, steps, one, _noise(space, mixture, rng, epsilon))
-            found = jax.lax.stop_gradient(_projected(space, mixture, delta))
+            first = _projected(space, mixture, _noise(space, mixture, rng, epsilon))
+            found = jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, one, first))
             rose = loss_of_mixture(found) > loss_of_mixture(mixture)
             return jax.tree.map(lambda new, old: jnp.where(rose, new, old), found, mixture)
 

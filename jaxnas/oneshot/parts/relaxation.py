@@ -19,6 +19,10 @@ Logits = dict[str, jax.Array]
 """The parameters of an architecture: `{key: float [n_candidates]}`."""
 
 
+Train = Callable[[Logits, jax.Array, jax.Array], dict[str, Any]]
+"""(logits, rng, t) -> the architecture under which the weights are trained."""
+
+
 class Relaxation(NamedTuple):
     """How the logits of a space become what a model computes.
 
@@ -43,6 +47,55 @@ def softmax(space: Space) -> Relaxation:
         arch=lambda logits, rng, t: relax(space, logits),
         probabilities=lambda logits: relax(space, logits),
     )
+
+
+def sigmoid(space: Space) -> Relaxation:
+    """FairDARTS (arXiv 1911.12126): every candidate times a gate σ(logit) of its own; logits begin at 0.
+
+    So candidates do not compete. Inputs of which all are taken have the weight 1.
+    """
+
+    def weights(logits: Mapping[str, Any]) -> dict[str, jax.Array]:
+        decided = {key for key, spec in space.items() if spec.ranked or spec.n_chosen == spec.n_candidates}
+        return {
+            key: jnp.ones(spec.n_candidates) if key in decided else jax.nn.sigmoid(logits[key])
+            for key, spec in space.items()
+        }
+
+    def init(rng: jax.Array) -> Logits:
+        return init_alphas(rng, space, scale=0.0)
+
+    return Relaxation(init, lambda logits, rng, t: weights(logits), weights)
+
+
+def simplex(space: Space) -> Relaxation:
+    """GAEA (arXiv 2004.07802): the parameters are the weights themselves, equal at first; no softmax.
+
+    One of n: θ on the simplex. k of n: k·θ. Any subset: a gate in 0..1 per input, 1/2 at first. For the optimiser
+    `exponentiated_gradient`, which keeps them there.
+    """
+
+    def init(rng: jax.Array) -> Logits:
+        return {
+            key: jnp.full(spec.n_candidates, 0.5 if spec.n_chosen is None else 1 / spec.n_candidates)
+            for key, spec in space.items()
+            if not spec.ranked
+        }
+
+    def weights(theta: Mapping[str, Any]) -> dict[str, jax.Array]:
+        return {
+            key: jnp.ones(spec.n_candidates)
+            if spec.ranked or spec.n_chosen == spec.n_candidates
+            else (spec.n_chosen or 1) * theta[key]
+            for key, spec in space.items()
+        }
+
+    return Relaxation(init, lambda theta, rng, t: weights(theta), weights)
+
+
+def uniform_path(space: Space) -> Train:
+    """Draws one architecture uniformly, whatever the logits are: for `train_on`, as in SETN (arXiv 1910.05733)."""
+    return lambda logits, rng, t: space.sample(rng)
 
 
 def init_alphas(rng: jax.Array, space: Space, *, scale: float = 1e-3) -> Logits:

@@ -6,6 +6,7 @@ sampled by a distribution over one of n: those keep the weights of `softmax`, un
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,14 +22,16 @@ Sampler = Callable[[jax.Array, jax.Array, jax.Array], Any]
 """(logits [n], rng, t) -> weights [n] or `Gated`, of a choice of one of n."""
 
 
+def concentration(logits: jax.Array) -> jax.Array:
+    """What DrNAS makes of logits: elu(logits) + 1, positive."""
+    return jax.nn.elu(logits) + 1 + 1e-6  # elu may round to -1
+
+
 def dirichlet(space: Space) -> Relaxation:
     """DrNAS (arXiv 2006.10355, equation 3): weights θ ~ Dirichlet(elu(logits) + 1), reparametrised.
 
     The probabilities are the mean of the distribution.
     """
-
-    def concentration(logits: jax.Array) -> jax.Array:
-        return jax.nn.elu(logits) + 1 + 1e-6  # elu may round to -1
 
     def sample(logits: jax.Array, rng: jax.Array, t: jax.Array) -> jax.Array:
         return jax.random.dirichlet(rng, concentration(logits))
@@ -86,6 +89,59 @@ def gumbel_path(temperature: tuple[float, float] = (10.0, 0.1)) -> Callable[[Spa
         return _relaxation(space, sample, jax.nn.softmax, one_path=True)
 
     return build
+
+
+@part
+def reinmax(temperature: float = 1.0, *, one_path: bool = True) -> Callable[[Space], Relaxation]:
+    """ReinMax (arXiv 2304.08612): a straight-through estimator of second order, for a sampled candidate.
+
+    With D the one-hot sample of p₀ = softmax(logits), p₁ = (D + softmax(logits / τ)) / 2, J(p) = diag(p) - ppᵀ and
+    g = ∂L/∂D the gradient of the logits is 2·J(p₁)g - ½·J(p₀)g.
+
+    Args:
+      temperature: τ, at least 1.
+      one_path: the sampled candidate runs alone, so that g is known at its entry only and taken as zero elsewhere, as
+        in GDAS: cheap. False runs all candidates, each times its entry of D: the paper's estimator.
+
+    Raises:
+      ValueError: for a temperature below 1, as in the authors' code.
+    """
+    if not isinstance(temperature, (int, float)) or not 1 <= temperature < float("inf"):
+        raise ValueError(f"ReinMax needs a temperature of at least 1; got {temperature!r}.")
+
+    def build(space: Space) -> Relaxation:
+        def sample(logits: jax.Array, rng: jax.Array, t: jax.Array) -> Any:
+            index = jax.random.categorical(rng, logits).astype(jnp.int32)[None]
+            chosen = _reinmax(temperature, logits, index)
+            return Gated(index, chosen[index]) if one_path else chosen
+
+        return _relaxation(space, sample, jax.nn.softmax, one_path=one_path)
+
+    return build
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _reinmax(temperature: float, logits: jax.Array, index: jax.Array) -> jax.Array:
+    """The one-hot vector of the index, float `[n]`, with ReinMax's gradient."""
+    return jnp.zeros_like(logits).at[index].set(1)
+
+
+def _reinmax_forward(temperature: float, logits: jax.Array, index: jax.Array) -> tuple[jax.Array, Any]:
+    chosen = _reinmax(temperature, logits, index)
+    return chosen, (logits, chosen)
+
+
+def _reinmax_backward(temperature: float, kept: Any, g: jax.Array) -> tuple[jax.Array, None]:
+    logits, chosen = kept
+
+    def through(p: jax.Array) -> jax.Array:  # J(p) g
+        return p * (g - p @ g)
+
+    halfway = (chosen + jax.nn.softmax(logits / temperature)) / 2
+    return 2 * through(halfway) - through(jax.nn.softmax(logits)) / 2, None
+
+
+_reinmax.defvjp(_reinmax_forward, _reinmax_backward)
 
 
 def _concrete(logits: jax.Array, rng: jax.Array, temperature: tuple[float, float], t: jax.Array) -> jax.Array:

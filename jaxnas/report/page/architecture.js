@@ -41,7 +41,7 @@ function buildList() {
   ];
 }
 
-// A drawing that can be enlarged; in it Tab reaches one node, arrows go on from there.
+// A drawing that can be enlarged; Tab reaches one of its nodes, and arrows move on from there.
 function frame(heading, label, width, height, picture, most) {
   const box = element("div", { class: "drawing", tabindex: "0", role: "region", "aria-label": label }, picture);
   let scale = 1;
@@ -276,7 +276,7 @@ function subscripted(name) {
   return word ? [word, svg("tspan", { dy: 4, style: { "font-size": "9px" } }, below)] : [shortened(name, 7)];
 }
 
-// Labelled are the edges that would be chosen, and strong ones; what the others hold is told on pointing at them.
+// Labelled are the edges that would be chosen, and strong ones; what the others hold is shown on pointing at them.
 function showEdge(edge, path, label, title) {
   const words = [];
   let weight = 1;
@@ -284,7 +284,7 @@ function showEdge(edge, path, label, title) {
   if (edge.choice !== null) {
     const choice = page.data.choices[edge.choice];
     const weights = choice.probabilities[page.at] ?? [];
-    const best = choice.chosen[page.at]?.[0] ?? largest(weights); // not always the largest: "none" may not be chosen
+    const best = choice.chosen[page.at]?.[0] ?? largest(weights); // not always the largest: "none" cannot be chosen
     weight *= weights[best] ?? 0;
     words.push(`${choice.labels[best]} ${number(weights[best], 2)}`);
     chosen = Boolean(choice.chosen[page.at]?.length);

@@ -34,17 +34,16 @@ function buildTables() {
   show("candidates", candidates !== null);
   if (candidates) buildCandidates(candidates, FIRST_ROWS);
   show("trainings", trainings.length > 0);
+  const scores = [...new Set(trainings.flatMap((row) => Object.keys(row.scores)))].sort();
   table(
     "trainings",
-    ["training", "status", "start", "epochs", "#test accuracy", "#test loss", "#train accuracy", "duration"],
+    ["training", "status", "start", "epochs", ...scores.map((name) => `#${name.replaceAll("_", " ")}`), "duration"],
     trainings.map((row) => [
       shortened(row.name, 60),
       row.status,
       row.start,
       row.epochs,
-      number(row.scores.test_accuracy),
-      number(row.scores.test_loss),
-      number(row.scores.train_accuracy),
+      ...scores.map((name) => number(row.scores[name])),
       row.duration,
     ]),
   );
