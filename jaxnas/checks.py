@@ -89,12 +89,14 @@ def check_options(**values: Any) -> None:
     """Checks numeric options by their names, and those that depend on each other if both are given.
 
     Raises:
-      ValueError: naming the first that is not what `OPTIONS` says, or `warmup_epochs` that leave no epoch.
+      ValueError: naming the first that is not what `OPTIONS` says (a DataError for how the data are
+        divided), or `warmup_epochs` that leave no epoch.
     """
     for name, value in values.items():
         if not OPTIONS[name].allows(value):
             hint = " (a string)" if isinstance(value, str) else ""
-            raise ValueError(f"{name} must be {OPTIONS[name]}; got {value!r}{hint}.")
+            error = DataError if name in ("batch_size", "train_portion") else ValueError
+            raise error(f"{name} must be {OPTIONS[name]}; got {value!r}{hint}.")
     if {"epochs", "warmup_epochs"} <= values.keys() and values["warmup_epochs"] >= values["epochs"]:
         raise ValueError(
             f"warmup_epochs must be less than epochs, or no architecture is ever trained; got warmup_epochs="

@@ -45,5 +45,8 @@ StopOnOption = Annotated[
         "(DARTS+); no better derived accuracy for ten epochs. May be given several times.",
     ),
 ]
+Force = Annotated[
+    bool, typer.Option("--force-resume", help="Resume an interrupted run even if something else is asked for now.")
+]
 Loss = Annotated[str | None, typer.Option(help="The loss: the name of a built-in one, or module:function.")]
 Metrics = Annotated[str | None, typer.Option(help="The metrics: names of built-in ones, or module:function.")]

@@ -16,6 +16,7 @@ from jaxnas.cli.options import (
     AugmentOption,
     Data,
     DataDir,
+    Force,
     ImageSize,
     Model,
     Out,
@@ -56,12 +57,14 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
         seeds: str | None,
         tensorboard: bool,
         stop_on: list[StopOn] | None,
+        force: bool,
         **given: Any,
     ) -> None:
         many = _seeds(seeds, given["seed"], given["batching"])
         chosen: dict[str, Any] = {option: value for option, value in given.items() if option in shared}
         found = method(**{argument: value for argument, value in given.items() if argument in own})
         chosen |= {"seeds": many, "workdir": out, "callbacks": followers(tensorboard, stop_on)}
+        chosen |= {"resume": "force"} if force else {}
         chosen |= {"loss_fn": import_named(loss, "--loss"), "metrics": import_named(metrics, "--metrics")}
         with ending_well(out):
             result = search(import_model(model), load_data(data, data_dir, augment, image_size), found, **chosen)
@@ -93,6 +96,7 @@ def _last() -> dict[str, inspect.Parameter]:
         "seeds": keyword("seeds", Annotated[str | None, typer.Option(help=text)], None),
         "tensorboard": keyword("tensorboard", UseTensorBoard, False),
         "stop_on": keyword("stop_on", StopOnOption, None),
+        "force": keyword("force", Force, False),
     }
 
 

@@ -9,7 +9,7 @@ import typer
 
 from jaxnas import RunOptions, apply_fixed_architecture, inherit
 from jaxnas.cli.inputs import import_model, import_named, load_data, same_data
-from jaxnas.cli.options import AugmentName, AugmentOption, DataDir, UseTensorBoard
+from jaxnas.cli.options import AugmentName, AugmentOption, DataDir, Force, UseTensorBoard
 from jaxnas.cli.options import Loss as LossOption
 from jaxnas.cli.options import Metrics as MetricsOption
 from jaxnas.cli.running import ending_well, followers
@@ -41,6 +41,7 @@ def retrain(
     loss: str | None,
     metrics: str | None,
     tensorboard: bool,
+    force: bool,
     **options: Any,
 ) -> None:
     """Train the architecture that a search found, and test it."""
@@ -52,6 +53,7 @@ def retrain(
     fixed = apply_fixed_architecture(model_fn, run / "final_arch.json")
     variables = inherit(fixed, runs.read_weights(run), dataset.example()) if inherit_weights else None
     out = out or runs.free(run / "retrain")
+    options |= {"resume": "force"} if force else {}
     options |= {"loss_fn": import_named(loss, "--loss"), "metrics": import_named(metrics, "--metrics")}
     with ending_well(out):
         result = fit(fixed, dataset, variables=variables, workdir=out, callbacks=followers(tensorboard), **options)
@@ -80,5 +82,6 @@ _parameters = {
     "metrics": keyword("metrics", MetricsOption, None),
     **shared_options(RunOptions, FIT_DEFAULTS, leave_out=_ELSEWHERE),
     "tensorboard": keyword("tensorboard", UseTensorBoard, False),
+    "force": keyword("force", Force, False),
 }
 sign(retrain, _parameters)
