@@ -174,3 +174,6 @@ def test_a_ready_made_space_checks_an_architecture_at_once():
             jaxnas.apply_fixed_architecture(model, arch)
     small = jaxnas.spaces.nasbench201(channels=4, cells=1)
     assert small.known_space() == jaxnas.space(small, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))
+    for cells in (1, 2, 8):
+        darts = jaxnas.spaces.darts(cells=cells, channels=4)
+        assert darts.known_space() == jaxnas.space(darts, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))

@@ -17,7 +17,7 @@ from jaxnas.spaces import darts_cell as cell
 from jaxnas.spaces.darts_decisions import Decisions, read, rows_of
 from jaxnas.spaces.darts_edge import SKIP, halved, normalised, pointwise, shapes
 from jaxnas.spaces.darts_inherit import inherited
-from jaxnas.spaces.genotypes import CHOICES, NODES, OPERATIONS, describe_cells, reductions
+from jaxnas.spaces.genotypes import NODES, OPERATIONS, choices_of, describe_cells, reductions
 from jaxnas.spaces.layers import batch_norm, check_even_filters, check_positive
 from jaxnas.spaces.partial import check_partial
 
@@ -195,7 +195,7 @@ class Darts(nn.Module):
 
     def known_space(self) -> Space:
         """The choices, which do not depend on the input."""
-        return CHOICES
+        return choices_of(self.cells)
 
     def describe_cells(self) -> list[DrawnCell]:
         """The two cells as pictures show them; see `jaxnas.graph.Cell`."""

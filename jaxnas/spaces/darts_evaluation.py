@@ -14,10 +14,10 @@ from jaxnas.model.graph import Cell as DrawnCell
 from jaxnas.model.space import Space
 from jaxnas.spaces.darts_edge import POOLS, SEPARABLE
 from jaxnas.spaces.genotypes import (
-    CHOICES,
     EDGES,
     NODES,
     OPERATIONS,
+    choices_of,
     describe_cells,
     edge_key,
     edges_of,
@@ -240,7 +240,7 @@ class DartsEvaluation(nn.Module):
 
     def known_space(self) -> Space:
         """The choices, which do not depend on the input."""
-        return CHOICES
+        return choices_of(self.cells)
 
     def describe_cells(self) -> list[DrawnCell]:
         """The two cells as pictures show them; see `jaxnas.graph.Cell`."""

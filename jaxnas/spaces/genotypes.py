@@ -74,6 +74,12 @@ CHOICES = Space(dict(_choices()))
 """All choices of the space: 14 edges and 4 nodes of each kind of cell."""
 
 
+def choices_of(cells: int) -> Space:
+    """The choices of a network of so many cells; a small one may lack a kind of cell."""
+    kinds = {"reduce" if i in reductions(cells) else "normal" for i in range(cells)}
+    return Space({key: spec for key, spec in CHOICES.items() if key.split("/")[0] in kinds})
+
+
 def describe_cells(cells: int, nodes: int = NODES) -> list[Cell]:
     """The kinds of cell in a network of that many cells, as pictures show them, with the authors' names of their nodes.
 
