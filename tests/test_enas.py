@@ -210,7 +210,7 @@ def test_a_reward_of_ones_own():
             EnasPlanted,
             {"reward_fn": lambda o, y: o.argmax(-1) == y},
             ValueError,
-            r"reward_fn.*scalar; got shape \(50,\)",
+            r"reward_fn returned .*\[50\]",
         ),
         (EnasPlanted, {"train_portion": 0.97}, jaxnas.DataError, "batch of 50.*architecture's split.*30"),
         (EnasPlanted, {"derive": "luck"}, ValueError, "derive.*luck"),

@@ -10,10 +10,9 @@ import numpy as np
 import optax
 
 from experiments.nasbench201.pieces import load_pieces
-from jaxnas import darts, data, enas, runs, spaces
+from jaxnas import darts, data, enas, rsps, runs, spaces
 from jaxnas.benchmarks import nasbench201
 from jaxnas.data import Augment, Dataset
-from jaxnas.policies.simple import uniform
 
 
 class Settings(NamedTuple):
@@ -109,17 +108,18 @@ def search(method: str, settings: Settings, images: Dataset, *, out: Path, seed:
         alphas = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(settings.alpha_rate, b1=0.5, b2=0.999))
         result = darts.search(supernet(settings), images, arch_optimizer=alphas, **METHODS[method], **common)
         return len(result.history) == epochs
-    sampling: dict[str, Any] = {"validate_samples": settings.sampled, "derive_samples": 100}
-    if method == "rsps":  # the weights of uniformly drawn architectures, and no controller to train
-        sampling |= {"controller": uniform, "warmup_epochs": epochs}
-    else:
-        sampling |= {
-            "controller": functools.partial(enas.controller, step_embedding=False),  # the paper's
-            "controller_optimizer": optax.adam(1e-3, b1=0.0, b2=0.999),
-            "controller_steps": settings.controller_steps,
-            "baseline_decay": 0.99,
-        }
-    result = enas.search(supernet(settings), images, **sampling, **common)
+    common |= {"validate_samples": settings.sampled, "derive_samples": 100}
+    if method == "rsps":
+        return len(rsps.search(supernet(settings), images, **common).history) == epochs
+    result = enas.search(
+        supernet(settings),
+        images,
+        controller=functools.partial(enas.controller, step_embedding=False),  # the paper's
+        controller_optimizer=optax.adam(1e-3, b1=0.0, b2=0.999),
+        controller_steps=settings.controller_steps,
+        baseline_decay=0.99,
+        **common,
+    )
     return len(result.history) == epochs
 
 

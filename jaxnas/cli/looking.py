@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxnas.model.architecture import decision_text
-from jaxnas.runs.progress import numbers
 
 
 def show(run: Annotated[Path, typer.Argument(help="Run directory of a search.")]) -> None:
@@ -83,7 +82,11 @@ def _choices_table(space: Any, weights: Any, arch: Any) -> Table:
 
 
 def _history_table(history: list[dict[str, Any]]) -> Table:
-    names = list(dict.fromkeys(name for record in history for name in numbers(record)))
+    derived = [name.removeprefix("derived_") for record in history for name in record if name.startswith("derived_")]
+    measure = "accuracy" if "accuracy" in derived else next((m for m in derived if m not in ("loss", "reward")), "loss")
+    names = ["train_loss", "supernet_loss", "derived_loss", f"train_{measure}", f"supernet_{measure}"]
+    names += ["reward", "entropy", f"sampled_{measure}", f"derived_{measure}"]  # what fits into 80 columns
+    names = [name for name in dict.fromkeys(names) if any(name in record for record in history)]
     table = Table("epoch", *(name.replace("_", "\n") for name in names))
     step = -(-len(history) // 20)
     for record in history[::-step][::-1]:

@@ -1,7 +1,7 @@
 """Policies over architectures that are simpler than ENAS's controller and can replace it.
 
-`uniform` draws as `Space.sample` does and learns nothing: with `controller=policies.uniform` and only warm-up epochs,
-`enas.search` is random search with shared weights (RSPS, Li and Talwalkar 2019, arXiv 1902.07638). `independent` has
+`uniform` draws as `Space.sample` does and learns nothing: it is the policy of random search with shared weights
+(`jaxnas.rsps`, Li and Talwalkar 2019, arXiv 1902.07638). `independent` has
 separate logits for each choice, as the REINFORCE baseline of NAS-Bench-201 (arXiv 2001.00326).
 """
 
