@@ -73,7 +73,7 @@ def documented(
         texts = {} if own is None else arguments_of(own)
         texts |= {name: option.text for name, option in shared.items()}
         function.__signature__ = signature.replace(parameters=[*kept, *more])  # type: ignore[attr-defined]
-        function.__doc__ = _with_arguments(inspect.getdoc(function) or "", texts)
+        function.__doc__ = with_arguments(inspect.getdoc(function) or "", texts)
         return function
 
     return decorate
@@ -89,7 +89,7 @@ def check_known(given: Iterable[str], known: Iterable[str], function: str) -> No
             raise TypeError(f"{function} has no argument {name!r}.{hint}")
 
 
-def _with_arguments(text: str, arguments: Mapping[str, str]) -> str:
+def with_arguments(text: str, arguments: Mapping[str, str]) -> str:
     """A docstring whose section `Args:` has these entries too, at its end; a new section if it has none."""
     lines = [
         line

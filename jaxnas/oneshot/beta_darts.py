@@ -55,11 +55,5 @@ def search(model_fn: Any, data: Any, *, seeds: Sequence[int], **options: Unpack[
 def search(model_fn: Any, data: Any, **options: Unpack[Options]) -> SearchResult: ...
 @by_method(method)
 def search(model_fn: Any, data: Any, **options: Any) -> SearchResult | list[SearchResult]:
-    """Searches a model's choices with β-DARTS. For what the defaults are see `beta_darts.method`.
-
-    Args:
-      model_fn: anything that gives a Flax module when called without arguments, or a module; called
-        `model(x, arch)`, with `train=` if it takes that.
-      data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; see `jaxnas.data.as_dataset`.
-    """
+    """Searches a model's choices with β-DARTS. For what the defaults are see `beta_darts.method`."""
     return search_by(method, model_fn, data, options)

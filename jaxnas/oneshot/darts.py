@@ -64,27 +64,18 @@ def _gradient(order: int, hypergradient: str) -> hypergradients.Hypergradient:
     return hypergradients.first_order if order == 1 else _HYPERGRADIENTS[hypergradient]
 
 
+class Options(SingleOptions, total=False):
+    """What `search` takes beside `seeds`."""
+
+    order: int
+    hypergradient: Literal["exact", "finite_difference"]
+    arch_optimizer: optax.GradientTransformation | None
+
+
 @overload
-def search(
-    model_fn: Any,
-    data: Any,
-    *,
-    seeds: Sequence[int],
-    order: int = ...,
-    hypergradient: Literal["exact", "finite_difference"] = ...,
-    arch_optimizer: optax.GradientTransformation | None = ...,
-    **options: Unpack[SingleOptions],
-) -> list[SearchResult]: ...
+def search(model_fn: Any, data: Any, *, seeds: Sequence[int], **options: Unpack[Options]) -> list[SearchResult]: ...
 @overload
-def search(
-    model_fn: Any,
-    data: Any,
-    *,
-    order: int = ...,
-    hypergradient: Literal["exact", "finite_difference"] = ...,
-    arch_optimizer: optax.GradientTransformation | None = ...,
-    **options: Unpack[SingleOptions],
-) -> SearchResult: ...
+def search(model_fn: Any, data: Any, **options: Unpack[Options]) -> SearchResult: ...
 @by_method(method)
 def search(model_fn: Any, data: Any, **options: Any) -> SearchResult | list[SearchResult]:
     """Searches a model's choices with DARTS. Defaults are those of the paper and its code.
@@ -98,11 +89,6 @@ def search(model_fn: Any, data: Any, **options: Any) -> SearchResult | list[Sear
     The records of the history have `alphas`, the `probabilities` they stand for, and, where the epoch was validated,
     `supernet_loss` and `supernet_<metric>` of the mixture and `derived_loss` and `derived_<metric>` of the derived
     architecture with the same weights (its batch statistics recomputed).
-
-    Args:
-      model_fn: anything that gives a Flax module when called without arguments, or a module; called
-        `model(x, arch)`, with `train=` if it takes that.
-      data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; see `jaxnas.data.as_dataset`.
     """
     return search_by(method, model_fn, data, options)
 

@@ -62,10 +62,5 @@ def search(model_fn: Any, data: Any, **options: Any) -> SearchResult | list[Sear
     """Searches a model's choices with DARTS-. For what the defaults are see `darts_minus.method`.
 
     Every LayerChoice needs a candidate named skip_connect, skip, identity or id.
-
-    Args:
-      model_fn: anything that gives a Flax module when called without arguments, or a module; called
-        `model(x, arch)`, with `train=` if it takes that.
-      data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; see `jaxnas.data.as_dataset`.
     """
     return search_by(method, model_fn, data, options)

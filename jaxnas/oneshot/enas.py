@@ -130,8 +130,8 @@ def method(
     )
 
 
-def _weight_optimizer(plan: Plan, steps: int) -> optax.GradientTransformation:
-    return paper_weight_optimizer(steps_per_epoch=steps, lr_max=plan.weight_lr or 0.05)
+def _weight_optimizer(plan: Plan) -> optax.GradientTransformation:
+    return paper_weight_optimizer(steps_per_epoch=plan.steps_per_epoch, lr_max=plan.weight_lr or 0.05)
 
 
 class Own(TypedDict, total=False):
@@ -170,10 +170,5 @@ def search(model_fn: Any, data: Any, **options: Any) -> SearchResult | list[Sear
     examples) and `derived_<metric>` (the best of them on as many other held-out examples, which did not select it),
     all with batch statistics recomputed for each architecture. `result.top(k)` are the best architectures with their
     scores. With several seeds the default on one accelerator is one after the other too.
-
-    Args:
-      model_fn: anything that gives a Flax module when called without arguments, or a module; called
-        `model(x, arch)`, with `train=` if it takes that. It may return `(logits, auxiliary logits)` in training.
-      data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; see `jaxnas.data.as_dataset`.
     """
     return search_by(method, model_fn, data, options)

@@ -48,34 +48,21 @@ def method(
     )
 
 
+class Options(SingleOptions, total=False):
+    """What `search` takes beside `seeds`."""
+
+    temperature: tuple[float, float]
+    arch_optimizer: optax.GradientTransformation | None
+
+
 @overload
-def search(
-    model_fn: Any,
-    data: Any,
-    *,
-    seeds: Sequence[int],
-    temperature: tuple[float, float] = ...,
-    arch_optimizer: optax.GradientTransformation | None = ...,
-    **options: Unpack[SingleOptions],
-) -> list[SearchResult]: ...
+def search(model_fn: Any, data: Any, *, seeds: Sequence[int], **options: Unpack[Options]) -> list[SearchResult]: ...
 @overload
-def search(
-    model_fn: Any,
-    data: Any,
-    *,
-    temperature: tuple[float, float] = ...,
-    arch_optimizer: optax.GradientTransformation | None = ...,
-    **options: Unpack[SingleOptions],
-) -> SearchResult: ...
+def search(model_fn: Any, data: Any, **options: Unpack[Options]) -> SearchResult: ...
 @by_method(method)
 def search(model_fn: Any, data: Any, **options: Any) -> SearchResult | list[SearchResult]:
     """Searches a model's choices with GDAS. For what the defaults are see `gdas.method`.
 
     Only choices of one of n are sampled. Inputs of which several are taken keep the weights of DARTS.
-
-    Args:
-      model_fn: anything that gives a Flax module when called without arguments, or a module; called
-        `model(x, arch)`, with `train=` if it takes that.
-      data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; see `jaxnas.data.as_dataset`.
     """
     return search_by(method, model_fn, data, options)

@@ -11,12 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack, overload
 
-import optax
-
 from jaxnas.checks import check_at_least
 from jaxnas.oneshot.engine.base import Method
 from jaxnas.oneshot.engine.options import SingleOptions
-from jaxnas.oneshot.engine.plan import Plan
 from jaxnas.oneshot.engine.results import SearchResult
 from jaxnas.oneshot.engine.run import by_method, search_by
 from jaxnas.oneshot.parts.derivation import best_of_samples
@@ -49,16 +46,12 @@ def method(*, derive_samples: int = 100, derive_examples: int = 1000, validate_s
         "rsps",
         policy=uniform,
         derive=best_of_samples(derive_samples, examples=derive_examples, while_searching=validate_samples),
-        own_weight_optimizer=_weight_optimizer,
+        own_weight_optimizer=cosine_sgd(weight_decay=5e-4, nesterov=True),
         settings=counts,
         epochs=250,
         batch_size=64,
         train_portion=0.5,
     )
-
-
-def _weight_optimizer(plan: Plan, steps: int) -> optax.GradientTransformation:
-    return cosine_sgd(weight_decay=5e-4, nesterov=True)(plan)
 
 
 class Options(SingleOptions, total=False):
@@ -75,11 +68,5 @@ def search(model_fn: Any, data: Any, *, seeds: Sequence[int], **options: Unpack[
 def search(model_fn: Any, data: Any, **options: Unpack[Options]) -> SearchResult: ...
 @by_method(method)
 def search(model_fn: Any, data: Any, **options: Any) -> SearchResult | list[SearchResult]:
-    """Searches a model's choices with RSPS. For what the defaults are see `rsps.method`.
-
-    Args:
-      model_fn: anything that gives a Flax module when called without arguments, or a module; called
-        `model(x, arch)`, with `train=` if it takes that.
-      data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; see `jaxnas.data.as_dataset`.
-    """
+    """Searches a model's choices with RSPS. For what the defaults are see `rsps.method`."""
     return search_by(method, model_fn, data, options)

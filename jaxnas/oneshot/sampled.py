@@ -6,6 +6,7 @@ every batch, then the policy, if it learns, by REINFORCE on held-out data.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Unpack
 
@@ -64,7 +65,7 @@ def sampled(
     *,
     policy: Callable[[Space], Controller],
     derive: Callable[[Controller], Derivation],
-    own_weight_optimizer: Callable[[Plan, int], optax.GradientTransformation],
+    own_weight_optimizer: Callable[[Plan], optax.GradientTransformation],
     learning: Learning | None = None,
     policy_optimizer: optax.GradientTransformation | None = None,
     own_policy_optimizer: Callable[[Plan], optax.GradientTransformation] | None = None,
@@ -80,7 +81,8 @@ def sampled(
       policy: what architectures are sampled from, `(space) -> Controller`, such as `enas.controller`,
         `policies.simple.independent` or `policies.simple.uniform`.
       derive: how it decides, `(policy) -> Derivation`.
-      own_weight_optimizer: `(plan, steps per epoch) -> optimiser` of the weights, where the search gives none.
+      own_weight_optimizer: `(plan) -> optimiser` of the weights, where the search gives none. The plan's
+        `steps_per_epoch` are `child_steps`, if there are.
       learning: how the policy learns; None for one that does not.
       policy_optimizer: any optax optimiser, of a policy that learns. Default: the method's own.
       own_policy_optimizer: `(plan) -> optimiser`, the method's own, where none is given.
@@ -102,12 +104,12 @@ def sampled(
     rule.pop("controller_steps", None)
 
     def build(plan: Plan) -> Procedure:
-        weight_steps, deciding = child_steps or plan.steps_per_epoch, policy(plan.space)
+        child, deciding = dataclasses.replace(plan, child_steps=child_steps), policy(plan.space)
         reward, about = reward_for(reward_fn, plan.loss_fn, plan.dataset)
         pure = algorithm(
             plan.model_fn,
             deciding,
-            weight_optimizer=plan.weight_optimizer or own_weight_optimizer(plan, weight_steps),
+            weight_optimizer=plan.weight_optimizer or own_weight_optimizer(child),
             controller_optimizer=given(plan, policy_optimizer) or (own_policy_optimizer and own_policy_optimizer(plan)),
             reward_fn=reward,
             grad_clip=plan.grad_clip,
@@ -117,13 +119,13 @@ def sampled(
         )
 
         def phases(epoch: int) -> list[Phase]:
-            weights = Phase(weight_steps, plan.batch_size, None)
+            weights = Phase(child.steps_per_epoch, plan.batch_size, None)
             if learning is None or epoch < plan.warmup_epochs:
                 return [weights]
             return [weights, Phase(learning.controller_steps, None, learning.controller_samples * plan.batch_size)]
 
         metrics = plan.metrics.also("reward", reward)
-        return Procedure(pure, phases, derive(deciding), {"child_steps": weight_steps}, metrics, about)
+        return Procedure(pure, phases, derive(deciding), {"child_steps": child.steps_per_epoch}, metrics, about)
 
     described = {"policy": text_of(policy), "derive": text_of(derive)}
     return Method(name, build, described if settings is None else settings, dict(defaults))

@@ -75,10 +75,5 @@ def search(model_fn: Any, data: Any, **options: Any) -> SearchResult | list[Sear
     """Searches a model's choices with SETN. For what the defaults are see `setn.method`.
 
     Ranked inputs are refused: which of them are probable depends on other choices.
-
-    Args:
-      model_fn: anything that gives a Flax module when called without arguments, or a module; called
-        `model(x, arch)`, with `train=` if it takes that.
-      data: a name, an .npz file, arrays or a `jaxnas.data.Dataset`; see `jaxnas.data.as_dataset`.
     """
     return search_by(method, model_fn, data, options)

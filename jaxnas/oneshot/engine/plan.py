@@ -34,6 +34,7 @@ class Plan:
       weight_optimizer: what was given; None for the method's own.
       loss_fn, metrics: of (output, labels, arch), checked.
       fingerprints: of the data and of what is given as functions; `{}` where no files are written.
+      child_steps: steps of the weights per epoch, where a method does not make one pass over their data.
       For the others see `SearchOptions`.
     """
 
@@ -56,16 +57,17 @@ class Plan:
     weight_examples: np.ndarray
     arch_examples: np.ndarray
     fingerprints: Mapping[str, Any]
+    child_steps: int | None = None
 
     @property
     def steps(self) -> int:
-        """Steps of the whole search, of one pass over the weights' data per epoch."""
+        """Steps of the weights in the whole search."""
         return self.epochs * self.steps_per_epoch
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in the weights' part of the data."""
-        return len(self.weight_examples) // self.batch_size
+        """Steps of the weights: `child_steps`, or the whole batches in their part of the data."""
+        return self.child_steps or len(self.weight_examples) // self.batch_size
 
     def with_seed(self, seed: int) -> Plan:
         """The same search from another seed: its own split of the data, and its own random numbers."""

@@ -13,7 +13,7 @@ from jaxnas.oneshot.engine.plan import make_plan
 from jaxnas.oneshot.engine.results import SearchResult
 from jaxnas.oneshot.engine.task import configuration, make_task
 from jaxnas.runs.options import running_of
-from jaxnas.signatures import documented
+from jaxnas.signatures import arguments_of, documented, with_arguments
 
 F = TypeVar("F", bound=Callable)
 
@@ -64,10 +64,12 @@ def search(model_fn: Any, data: Any, method: Method, **options: Any) -> SearchRe
 
 
 def by_method(method: Callable[..., Method]) -> Callable[[F], F]:
-    """A decorator for the `search` of a method's file: documents the method's own arguments and all options."""
+    """A decorator for the `search` of a method's file: documents `model_fn`, `data`, its arguments and all options."""
 
     def decorate(function: F) -> F:
         defaults = {**SEARCH_DEFAULTS, **method().defaults}
+        positional = {name: text for name, text in arguments_of(search).items() if name in ("model_fn", "data")}
+        function.__doc__ = with_arguments(inspect.getdoc(function) or "", positional)
         documented(SearchOptions, defaults=defaults, own=method)(function)
         sections = (search.__doc__ or "").split("\n\n")
         rest = [section for section in sections if section.startswith(("Returns:", "Raises:"))]
