@@ -66,19 +66,23 @@ from jaxnas.version import __version__
 if TYPE_CHECKING:
     from jaxnas import benchmarks, report, spaces
     from jaxnas.model import graph
+    from jaxnas.foreign import read_architecture
 
 Candidate = Trial
 """The earlier name of a scored architecture."""
 
 _LATER = {"benchmarks": "jaxnas.benchmarks", "graph": "jaxnas.model.graph"}
 _LATER |= {"report": "jaxnas.report", "spaces": "jaxnas.spaces"}
+_LATER |= {"read_architecture": "jaxnas.foreign:read_architecture"}
 
 
 def __getattr__(name: str) -> Any:
     """The parts that not every program needs, which are imported when they are first used."""
     if name not in _LATER:
         raise AttributeError(f"module 'jaxnas' has no attribute {name!r}")
-    return importlib.import_module(_LATER[name])
+    module, _, attribute = _LATER[name].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
 
 
 def __dir__() -> list[str]:
@@ -141,6 +145,7 @@ __all__ = [
     "parts",
     "pc_darts",
     "random_search",
+    "read_architecture",
     "reinforce",
     "report",
     "restrict",

@@ -16,6 +16,7 @@ FLOORS = (
     ("data",),
     ("spaces",),
     ("benchmarks",),
+    ("foreign",),
     ("programs",),
     ("runs",),
     ("policies",),

@@ -38,7 +38,7 @@ def export(arch: Arch, path: str | os.PathLike) -> None:
         write_text(path, json.dumps(plain, indent=2, sort_keys=True))
     except (OSError, ValueError) as e:  # ValueError: a null byte in the name
         reason = e.strerror if isinstance(e, OSError) else e
-        raise RunError(f"{_short(os.fspath(path), 300)}: the architecture cannot be written: {reason}.") from None
+        raise RunError(f"{short(os.fspath(path), 300)}: the architecture cannot be written: {reason}.") from None
 
 
 def load(path: str | os.PathLike) -> dict[str, int | str | tuple]:
@@ -74,7 +74,7 @@ def read_values(values: Any, *, source: str = "the architecture") -> dict[str, A
         raise ArchitectureError(f"{source}: expected an object {{key: value}}; got {type(values).__name__}.")
     for key in values:
         if not isinstance(key, str):
-            raise ArchitectureError(f"{source}: keys are strings; got {_short(key)}.")
+            raise ArchitectureError(f"{source}: keys are strings; got {short(key)}.")
     _refuse_genotypes(values, source)
     return {key: _decision(key, value, source) for key, value in values.items()}
 
@@ -83,7 +83,7 @@ def _refuse_genotypes(values: Mapping[str, Any], source: str) -> None:
     """Explains a file that holds architectures of the DARTS space in another form."""
     for key, value in values.items():
         if isinstance(value, str) and "Genotype(" in value:
-            how = f"jaxnas.spaces.arch_of(jaxnas.spaces.Genotype.parse(values[{_short(key)}]))"
+            how = f"jaxnas.spaces.arch_of(jaxnas.spaces.Genotype.parse(values[{short(key)}]))"
             raise ArchitectureError(
                 f"{source}: holds {len(values)} genotype texts, not one architecture; read one: {how}."
             )
@@ -103,7 +103,23 @@ def read_json(path: str | os.PathLike, *, most_bytes: int = 2**23, deepest: int 
     Raises:
       FileNotFoundError, ArchitectureError: as `load`.
     """
-    path = Path(path)
+    data = _read_bytes(Path(path), most_bytes)
+    return parse_json(data, source=str(path), deepest=deepest)
+
+
+def read_text(path: Path, *, most_bytes: int = 2**23) -> str:
+    """The text of a file that is not larger than it can be. Raises FileNotFoundError, ArchitectureError as `load`."""
+    return _decoded(_read_bytes(path, most_bytes), str(path))
+
+
+def _decoded(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise ArchitectureError(f"{source}: not a text file (byte {e.start} is not UTF-8).") from None
+
+
+def _read_bytes(path: Path, most_bytes: int) -> bytes:
     try:
         there = path.exists()
     except (OSError, ValueError) as e:
@@ -117,7 +133,7 @@ def read_json(path: str | os.PathLike, *, most_bytes: int = 2**23, deepest: int 
         raise ArchitectureError(f"{path}: cannot be read: {e.strerror}.") from None
     if len(data) > most_bytes:
         raise ArchitectureError(f"{path}: larger than {most_bytes / 2**20:,.0f} MiB, which no file of this kind is.")
-    return parse_json(data, source=str(path), deepest=deepest)
+    return data
 
 
 def parse_json(data: bytes, *, source: str, deepest: int = 20) -> Any:
@@ -130,7 +146,7 @@ def parse_json(data: bytes, *, source: str, deepest: int = 20) -> Any:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise ArchitectureError(f"{source}: key {_short(key)} stands twice.")
+                raise ArchitectureError(f"{source}: key {short(key)} stands twice.")
             found[key] = value
         return found
 
@@ -139,8 +155,8 @@ def parse_json(data: bytes, *, source: str, deepest: int = 20) -> Any:
             raise ArchitectureError(f"{source}: holds an integer of {len(digits):,} digits.")
         return int(digits)
 
+    text = _decoded(data, source)
     try:
-        text = data.decode("utf-8")
         if _depth(text) > deepest:
             raise ArchitectureError(f"{source}: nested too deeply: lists and objects lie more than {deepest} deep.")
         return json.loads(text, parse_constant=no_constants, parse_int=integer, object_pairs_hook=no_duplicates)
@@ -149,8 +165,6 @@ def parse_json(data: bytes, *, source: str, deepest: int = 20) -> Any:
         raise ArchitectureError(
             f"{source}: not valid JSON at line {e.lineno}, column {e.colno}: {e.msg}{cut}."
         ) from None
-    except UnicodeDecodeError as e:
-        raise ArchitectureError(f"{source}: not a text file (byte {e.start} is not UTF-8).") from None
 
 
 _MOST_DIGITS = 19  # of a 64-bit integer, and its sign
@@ -170,7 +184,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _short(value: Any, most: int = 80) -> str:
+def short(value: Any, most: int = 80) -> str:
     """A value in a message."""
     try:
         text = repr(value)
@@ -180,7 +194,7 @@ def _short(value: Any, most: int = 80) -> str:
 
 
 def _decision(key: str, value: Any, source: str) -> Any:
-    where = f"{source}, choice {_short(key)}"
+    where = f"{source}, choice {short(key)}"
     if isinstance(value, Gated):
         raise ArchitectureError(f"{where}: got gated paths; expected a decision. `Space.fixed` makes one of them.")
     value = _without_arrays(value)
@@ -206,12 +220,12 @@ def _classic(where: str, value: Any, index: Any) -> Any:
     """The decision in NNI's trial parameters, which name it twice."""
     indices, values = (each if isinstance(each, list) else [each] for each in (index, value))
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in indices):
-        raise ArchitectureError(f"{where}: _idx is {_short(index)}; expected an index or a list of indices.")
+        raise ArchitectureError(f"{where}: _idx is {short(index)}; expected an index or a list of indices.")
     if not all(isinstance(v, (int, str)) and not isinstance(v, bool) for v in values):
-        raise ArchitectureError(f"{where}: _value is {_short(value)}; expected a name or a list of names.")
+        raise ArchitectureError(f"{where}: _value is {short(value)}; expected a name or a list of names.")
     differ = any(isinstance(v, int) and v != i for v, i in zip(values, indices, strict=False))
     if len(values) != len(indices) or differ:
-        raise ArchitectureError(f"{where}: _value is {_short(value)}, but _idx is {_short(index)}.")
+        raise ArchitectureError(f"{where}: _value is {short(value)}, but _idx is {short(index)}.")
     return from_classic(indices, values)
 
 
@@ -232,6 +246,6 @@ def _remembers(value: Any) -> bool:
 def _no_decision(where: str, value: Any) -> ArchitectureError:
     weights = " Weights are no decision: `Space.fixed` makes one of them." if isinstance(value, float) else ""
     return ArchitectureError(
-        f"{where}: got {_short(value)}; expected an index, a name, a list of those, or a list with one bool per "
+        f"{where}: got {short(value)}; expected an index, a name, a list of those, or a list with one bool per "
         f"candidate.{weights}"
     )
