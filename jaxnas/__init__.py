@@ -65,8 +65,8 @@ from jaxnas.version import __version__
 
 if TYPE_CHECKING:
     from jaxnas import benchmarks, report, spaces
-    from jaxnas.model import graph
     from jaxnas.foreign import read_architecture
+    from jaxnas.model import graph
 
 Candidate = Trial
 """The earlier name of a scored architecture."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnas import version
+from jaxnas import METHODS, spaces, version
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "experiments.quickstart:Net"
@@ -41,6 +41,49 @@ def test_search_leaves_a_run(run):
     assert config["model"] == MODEL
     assert result["arch"] == arch
     assert len((folder / "history.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_run_is_repeated_from_its_file(run, tmp_path):
+    folder, _ = run
+    recipe = tomllib.loads((folder / "run.toml").read_text())
+    assert recipe["command"] == "search darts"
+    assert (recipe["model"], recipe["epochs"], recipe["order"]) == (MODEL, 3, 1)
+    assert "out" not in recipe
+    again = jaxnas("search", "darts", "--config", folder / "run.toml", "--out", tmp_path / "b")
+    assert again.returncode == 0, again.stderr
+    weights = [(path / "weights.msgpack").read_bytes() for path in (folder, tmp_path / "b")]
+    assert weights[0] == weights[1]
+    assert (tmp_path / "b" / "run.toml").read_text() == (folder / "run.toml").read_text()
+
+    edited = tmp_path / "edited.toml"
+    edited.write_text('model = "nowhere:Net"\nepochs = 1\n')
+    typed = jaxnas("search", "darts", "--config", edited, "--model", MODEL, "--out", tmp_path / "c")
+    assert "epoch 1/1" in typed.stdout
+    for text, message in {
+        'command = "search enas"': "is for jaxnas search enas, not for jaxnas search darts",
+        "epoch = 1": "jaxnas search darts has no option 'epoch'; it has model, data,",
+        "epochs = ": "edited.toml is not valid TOML",
+    }.items():
+        edited.write_text(text)
+        refused = jaxnas("search", "darts", "--config", edited, "--out", tmp_path / "d")
+        assert refused.returncode == 1
+        assert message in refused.stderr
+        assert refused.stderr.startswith("error: --config: ")
+    edited.write_text('epochs = "many"')
+    assert jaxnas("search", "darts", "--config", edited, "--out", tmp_path / "d").returncode == 2
+
+
+def test_what_there_is_and_whether_it_works():
+    listed = jaxnas("methods").stdout
+    assert all(name in listed for name in METHODS)
+    assert "1802.03268" in listed
+    listed = jaxnas("spaces").stdout
+    assert all(name in listed for name in spaces.SPACES)
+    examined = jaxnas("doctor")
+    assert examined.returncode == 0, examined.stderr
+    for text in (f"jaxnas {version.__version__}", "devices: ", "a compiled gradient: right", "everything works"):
+        assert text in examined.stdout
+    assert "show-completion" in jaxnas("--help").stdout
 
 
 def test_retrain_and_show(run):

@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from jaxnas.runs import entering
 from jaxnas.runs.fingerprint import data_fingerprint, function_fingerprint
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -132,3 +133,10 @@ def test_fingerprints_are_the_same_in_another_process():
     )
     mine = (function_fingerprint(optax.adam(1e-3)), function_fingerprint(scaled(2)), data_fingerprint(X))
     assert done.stdout.strip() == " ".join(mine), done.stderr
+
+
+def test_what_differs_is_said_in_few_words():
+    said = entering.differences({"x" * 3000: "y" * 3000, **{f"option {i}": i for i in range(20)}}, {})
+    assert len(said) < 1000
+    assert said.startswith("xxxx")
+    assert "option 6 was 6, is now None; and 13 more" in said

@@ -1,4 +1,4 @@
-"""The command `jaxnas`: search, retrain, show, report, watch, plot, compare."""
+"""The command `jaxnas`: search, retrain, predict, show, report, watch, plot, compare, methods, spaces, doctor."""
 
 from __future__ import annotations
 

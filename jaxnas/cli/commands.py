@@ -6,12 +6,11 @@ from typing import Annotated
 
 import typer
 
-from jaxnas.cli import looking, plotting, predicting, reporting, searching, training
+from jaxnas.cli import about, looking, plotting, predicting, reporting, searching, training
 from jaxnas.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Neural architecture search for JAX and Flax.",
 )
@@ -23,6 +22,9 @@ app.command()(reporting.report)
 app.command()(reporting.watch)
 app.command()(plotting.plot)
 app.command()(plotting.compare)
+app.command()(about.methods)
+app.command()(about.spaces)
+app.command()(about.doctor)
 
 
 def _say_version(asked: bool) -> None:

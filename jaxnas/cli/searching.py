@@ -26,6 +26,7 @@ from jaxnas.cli.options import (
 )
 from jaxnas.cli.options import Loss as LossOption
 from jaxnas.cli.options import Metrics as MetricsOption
+from jaxnas.cli.recipe import Config, Recipe, recipe_of
 from jaxnas.cli.running import ending_well, followers, say_found
 from jaxnas.cli.signing import keyword, own_options, shared_options, sign
 from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS
@@ -46,6 +47,7 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
     shared = shared_options(SearchOptions, {**SEARCH_DEFAULTS, **method().defaults}, leave_out=_ELSEWHERE)
 
     def run(
+        context: typer.Context,
         model: str,
         out: Path,
         data: str,
@@ -58,12 +60,14 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
         tensorboard: bool,
         stop_on: list[StopOn] | None,
         force: bool,
+        config: Path | None,
         **given: Any,
     ) -> None:
         many = _seeds(seeds, given["seed"], given["batching"])
         chosen: dict[str, Any] = {option: value for option, value in given.items() if option in shared}
         found = method(**{argument: value for argument, value in given.items() if argument in own})
         chosen |= {"seeds": many, "workdir": out, "callbacks": followers(tensorboard, stop_on)}
+        chosen["callbacks"] += [Recipe(recipe_of(context))]
         chosen |= {"resume": "force"} if force else {}
         chosen |= {"loss_fn": import_named(loss, "--loss"), "metrics": import_named(metrics, "--metrics")}
         with ending_well(out):
@@ -78,6 +82,7 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
 def _fixed() -> dict[str, inspect.Parameter]:
     """The parameters that come first in every command."""
     return {
+        "context": keyword("context", typer.Context),
         "model": keyword("model", Model),
         "out": keyword("out", Out),
         "data": keyword("data", Data, "digits"),
@@ -97,6 +102,7 @@ def _last() -> dict[str, inspect.Parameter]:
         "tensorboard": keyword("tensorboard", UseTensorBoard, False),
         "stop_on": keyword("stop_on", StopOnOption, None),
         "force": keyword("force", Force, False),
+        "config": keyword("config", Config, None),
     }
 
 

@@ -12,6 +12,7 @@ from jaxnas.cli.inputs import import_model, import_named, load_data, same_data
 from jaxnas.cli.options import AugmentName, AugmentOption, DataDir, Force, UseTensorBoard
 from jaxnas.cli.options import Loss as LossOption
 from jaxnas.cli.options import Metrics as MetricsOption
+from jaxnas.cli.recipe import Config, Recipe, recipe_of
 from jaxnas.cli.running import ending_well, followers
 from jaxnas.cli.signing import keyword, shared_options, sign
 from jaxnas.errors import RunError
@@ -31,6 +32,7 @@ _OUT = Annotated[Path | None, typer.Option(help="Where to; default: RUN/retrain,
 
 
 def retrain(
+    context: typer.Context,
     run: Path,
     inherit_weights: bool,
     model: str | None,
@@ -42,21 +44,23 @@ def retrain(
     metrics: str | None,
     tensorboard: bool,
     force: bool,
+    config: Path | None,
     **options: Any,
 ) -> None:
     """Train the architecture that a search found, and test it."""
-    config = runs.read_config(run)
+    searched = runs.read_config(run)
     if runs.status(run) is None and not (run / "final_arch.json").exists():
         raise RunError(f"{run}: the search has not ended; the command that began it resumes it.")
-    model_fn = import_model(model or config.get("model"))
-    dataset = load_data(data, data_dir, augment) if data else same_data(config, run, data_dir, augment)
+    model_fn = import_model(model or searched.get("model"))
+    dataset = load_data(data, data_dir, augment) if data else same_data(searched, run, data_dir, augment)
     fixed = apply_fixed_architecture(model_fn, run / "final_arch.json")
     variables = inherit(fixed, runs.read_weights(run), dataset.example()) if inherit_weights else None
     out = out or runs.free(run / "retrain")
     options |= {"resume": "force"} if force else {}
     options |= {"loss_fn": import_named(loss, "--loss"), "metrics": import_named(metrics, "--metrics")}
     with ending_well(out):
-        result = fit(fixed, dataset, variables=variables, workdir=out, callbacks=followers(tensorboard), **options)
+        following = [*followers(tensorboard), Recipe(recipe_of(context))]
+        result = fit(fixed, dataset, variables=variables, workdir=out, callbacks=following, **options)
         if len(result.history) < options["epochs"]:
             print(f"to resume: the same command; what is done so far is in {out}")
             return
@@ -71,6 +75,7 @@ def retrain(
 
 
 _parameters = {
+    "context": keyword("context", typer.Context),
     "run": keyword("run", _RUN),
     "inherit_weights": keyword("inherit_weights", _INHERIT, False),
     "model": keyword("model", _MODEL, None),
@@ -83,5 +88,6 @@ _parameters = {
     **shared_options(RunOptions, FIT_DEFAULTS, leave_out=_ELSEWHERE),
     "tensorboard": keyword("tensorboard", UseTensorBoard, False),
     "force": keyword("force", Force, False),
+    "config": keyword("config", Config, None),
 }
 sign(retrain, _parameters)

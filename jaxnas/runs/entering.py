@@ -23,6 +23,9 @@ NOT_COMPARED = ("versions", "graph", "changes", "fingerprints")
 """Entries of `config.json` that say nothing of what was asked for. (Fingerprints are compared one by one.)"""
 
 
+_MOST_SAID = 8
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """In which entries two configurations differ, in words; empty if in none.
 
@@ -36,7 +39,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
             differ |= {f"{name}/{key}": (old[name].get(key), new[name].get(key)) for key in keys}
         else:
             differ[f"the fingerprint of {name}"] = (old[name], new[name])
-    return "; ".join(f"{name} was {short(a)}, is now {short(b)}" for name, (a, b) in differ.items() if a != b)
+    said = [f"{_cut(name, 80)} was {short(a)}, is now {short(b)}" for name, (a, b) in differ.items() if a != b]
+    more = f"; and {len(said) - _MOST_SAID} more" if len(said) > _MOST_SAID else ""
+    return "; ".join(said[:_MOST_SAID]) + more
 
 
 def absolute(path: str | os.PathLike) -> Path:
@@ -98,7 +103,10 @@ def versions() -> dict[str, str]:
 
 def short(value: Any, most: int = 300) -> str:
     """A value in a message."""
-    text = repr(value)
+    return _cut(repr(value), most)
+
+
+def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
