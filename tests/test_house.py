@@ -28,6 +28,7 @@ FLOORS = (
     ("training",),
     ("report",),
     ("__init__",),
+    ("quickstart",),
     ("cli",),
     ("__main__",),
 )

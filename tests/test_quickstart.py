@@ -12,8 +12,8 @@ import numpy as np
 
 import jaxnas
 from experiments.quickstart import Net, run
-from experiments.quickstart.net import adaptive_avg_pool
 from jaxnas.data import load
+from jaxnas.quickstart.net import adaptive_avg_pool
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_readme_shows_the_code_that_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     for name, start in (("net", "class Net"), ("steps", "def run")):
-        code = (ROOT / "experiments" / "quickstart" / f"{name}.py").read_text()
+        code = (ROOT / "jaxnas" / "quickstart" / f"{name}.py").read_text()
         (shown,) = [block for block in blocks if block.startswith(start)]
         assert shown in code
 

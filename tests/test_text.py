@@ -10,9 +10,9 @@ import pytest
 from flax import struct
 
 import jaxnas
-from experiments.quickstart.net import Net
 from jaxnas import data
 from jaxnas.model.text import short_repr, summary
+from jaxnas.quickstart.net import Net
 
 
 @pytest.mark.parametrize(

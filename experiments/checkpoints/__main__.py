@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxnas
-from experiments.quickstart.net import Net
+from jaxnas.quickstart.net import Net
 from jaxnas.runs import checkpoints
 from jaxnas.runs.checkpoints import Position
 

@@ -1,6 +1,5 @@
-"""NNI's quickstart: search, export, apply, retrain. `python -m experiments.quickstart --help`."""
+"""The quickstart of the package, by the name of an experiment."""
 
-from experiments.quickstart.net import Net
-from experiments.quickstart.steps import run
+from jaxnas.quickstart import Net, run
 
 __all__ = ["Net", "run"]

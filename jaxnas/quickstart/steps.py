@@ -1,7 +1,7 @@
 """The four steps of NNI's naive example: search, export, apply, retrain."""
 
 import jaxnas
-from experiments.quickstart.net import Net
+from jaxnas.quickstart.net import Net
 
 
 def run(data, *, epochs, retrain_epochs, out, seed=0):
