@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import lax
 
 import jaxnas
-from experiments.quickstart.net import Net
+from experiments.quickstart import Net
 from jaxnas.model.functional import model_fns
 from jaxnas.ops import convolution, max_pool
 

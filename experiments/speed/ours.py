@@ -13,7 +13,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 import jaxnas
-from experiments.quickstart.net import Net
+from experiments.quickstart import Net
 from experiments.speed.workload import Clock, Workload
 from jaxnas import LayerChoice, darts, enas, spaces
 from jaxnas.callbacks import Callback

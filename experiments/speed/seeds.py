@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.quickstart.net import Net
+from experiments.quickstart import Net
 from jaxnas import darts, enas, spaces
 from jaxnas.data import Dataset
 from jaxnas.data.batches import epoch_batches
