@@ -4,8 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+import jaxnas
+from experiments.nasbench201 import grid
 from experiments.nasbench201.black_box import BUDGET, PAPER, SEARCHERS, markdown, simulate
-from experiments.nasbench201.one_shot import SMALL, course, prepare, search
+from experiments.nasbench201.methods import METHODS, SMALL
+from experiments.nasbench201.one_shot import course, prepare, search
 from experiments.nasbench201.pieces import load_pieces, save_pieces
 from experiments.nasbench201.rank import rank
 from jaxnas.benchmarks import nasbench201
@@ -50,18 +53,46 @@ def test_a_search_on_data_in_pieces_follows_the_table(tmp_path):
     np.testing.assert_array_equal(again.x_train, whole.x_train)
     np.testing.assert_array_equal(again.y_test, whole.y_test)
 
-    settings = SMALL._replace(channels=2, images=None, side=8, rsps_epochs=1, sampled=2)
+    settings = SMALL._replace(channels=4, images=None, side=8, epochs=1, sampled=2, scored=2, controller_steps=1)
     images = prepare(again, settings)
     assert images.x_train.shape == (160, 8, 8, 3)
     np.testing.assert_allclose(images.x_train[0, 0, 0], whole.x_train[0, :4, :4].mean((0, 1)), atol=0.51)
 
-    out = tmp_path / "rsps"
-    assert search("rsps", settings, images, out=out, seed=0, minutes=9)
+    out = tmp_path / "rsps-0"
+    assert search("rsps", settings, images, out=out, seed=0)
     (only,) = course(out)
     assert only["cifar10"] == nasbench201.query(only["arch"])
     found = rank(out, settings, images, architectures=5, examples=32)
     assert -1 <= found["tau"] <= 1
     assert found["top"] == pytest.approx(found["all"])  # of five the best ten are all
+    one = grid.looked_up(out, "rsps", settings, images)
+    assert one["index"] == nasbench201.to_index(only["arch"])
+    assert one == grid.looked_up(out, "rsps", settings, images)  # kept
+    grid.write({"rsps": {"0": one}}, tmp_path)
+    assert f"| rsps | 1 | {only['cifar10']:.2f} |" in (tmp_path / "grid.md").read_text()
+    assert "rsps" in (tmp_path / "grid.svg").read_text()
+
+
+def test_the_grid_has_every_method_and_builds_it():
+    assert {name.partition("-")[0] for name in METHODS} == set(jaxnas.METHODS)
+    for name, entry in METHODS.items():
+        method = entry.method(SMALL)
+        assert method.name == name.partition("-")[0]
+        assert len(entry.published) in (0, 3)
+
+
+def test_the_grid_compares_the_order_of_the_methods():
+    def of(*accuracies):
+        cell = {"cifar100": 70.0, "imagenet16-120": 44.0, "skips": 1, "index": 7, "tau": 0.5, "step_seconds": 0.1}
+        return {str(seed): {**cell, "cifar10": value} for seed, value in enumerate(accuracies)}
+
+    same = {"enas": of(50, 52), "darts": of(54, 53), "gdas": of(90, 91), "drnas": of(94, 93)}
+    assert grid.agreement(same)["rho"] == pytest.approx(1)
+    assert grid.agreement(same) | {"methods": 4, "low": 1.0, "high": 1.0} == pytest.approx(grid.agreement(same))
+    swapped = same | {"enas": of(94, 94), "drnas": of(50, 50)}
+    assert grid.agreement(swapped)["rho"] == pytest.approx(-0.8)  # 1 - 6 (3² + 0 + 0 + 3²) / (4 · 15)
+    assert "| gdas | 2 | 90.50 ± 0.71 | 70.00 ± 0.00 |" in grid.markdown(same)
+    assert "4 methods: 1.00 (1.00 to 1.00)" in grid.markdown(same)
 
 
 def test_a_missing_piece_is_an_error(tmp_path):

@@ -1,60 +1,19 @@
-"""One-shot searches of NAS-Bench-201's space on CIFAR-10, in several calls if need be: the same call resumes."""
+"""A one-shot search of NAS-Bench-201's space on CIFAR-10, in several calls if need be: the same call resumes."""
 
 import argparse
-import functools
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import optax
 
+import jaxnas
+from experiments.nasbench201.methods import METHODS, PAPER, SMALL, Settings, supernet
 from experiments.nasbench201.pieces import load_pieces
-from jaxnas import darts, data, enas, rsps, runs, spaces
+from jaxnas import data, runs
 from jaxnas.benchmarks import nasbench201
 from jaxnas.data import Augment, Dataset
-
-
-class Settings(NamedTuple):
-    """The settings of a search: network, images and method.
-
-    Attributes:
-      channels, cells: of the supernet.
-      images: training images, None for all.
-      side: of the images, a divisor of 32; smaller ones are averaged down.
-      darts_epochs, rsps_epochs, enas_epochs: of the searches.
-      alpha_rate: Adam's, of the alphas.
-      controller_steps: of ENAS, per epoch.
-      sampled: architectures that RSPS and ENAS score after each epoch; 100 after the last.
-    """
-
-    channels: int
-    cells: int
-    images: int | None
-    side: int
-    darts_epochs: int
-    rsps_epochs: int
-    enas_epochs: int
-    alpha_rate: float
-    controller_steps: int
-    sampled: int = 10
-
-
-PAPER = Settings(16, 5, None, 32, 50, 250, 250, 3e-4, 50)
-SMALL = Settings(8, 1, 5_000, 16, 40, 250, 40, 3e-3, 10)
-
-METHODS = {
-    "darts-1": {"order": 1},
-    "darts-2": {"order": 2, "hypergradient": "exact"},
-    "darts-2-fd": {"order": 2, "hypergradient": "finite_difference"},
-    "rsps": {},
-    "enas": {},
-}
-
-
-def supernet(settings: Settings) -> Any:
-    """The space's model, normalised as in the authors' searches."""
-    return spaces.nasbench201(channels=settings.channels, cells=settings.cells, search_norm=True)
 
 
 def prepare(images: Dataset, settings: Settings) -> Dataset:
@@ -78,53 +37,50 @@ def prepare(images: Dataset, settings: Settings) -> Dataset:
     return Dataset(**fields)
 
 
-def search(method: str, settings: Settings, images: Dataset, *, out: Path, seed: int, minutes: float) -> bool:
+def epochs_of(method: str, settings: Settings) -> int:
+    """How long a search is."""
+    return settings.epochs or METHODS[method].epochs
+
+
+def search(
+    method: str, settings: Settings, images: Dataset, *, out: Path, seed: int, minutes: float | None = None
+) -> bool:
     """Starts or resumes a search; returns whether it has ended.
 
-    The optimisers are those of the authors' one-shot searches: SGD with Nesterov momentum 0.9, its rate falling along a
-    cosine once per epoch; DARTS and RSPS 0.025 to 0.001 with weight decay 5e-4 and batches of 64, ENAS 0.05 to
-    0.0005 with 2.5e-4 and 128.
+    The optimiser of the weights is that of the authors' one-shot searches: SGD with Nesterov momentum 0.9, its rate
+    falling along a cosine once per epoch. Only the last epoch is validated, for the derived cells are in the table.
     """
     if (out / "result.json").exists():
         return True
-    batch = 128 if method == "enas" else 64
-    lengths = {"rsps": settings.rsps_epochs, "enas": settings.enas_epochs}
-    epochs = lengths.get(method, settings.darts_epochs)
-    steps = len(images.x_train) // 2 // batch
-    high, low, decay = (0.05, 0.0005, 2.5e-4) if method == "enas" else (0.025, 0.001, 5e-4)
+    entry, epochs = METHODS[method], epochs_of(method, settings)
+    built = entry.method(settings)
+    portion = built.defaults.get("train_portion", 0.5) if entry.rate is not None else 0.5
+    steps = int(len(images.x_train) * portion) // entry.batch
+    high, low, decay = entry.weights
     cosine = optax.cosine_decay_schedule(high, epochs, alpha=low / high)
-    common: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": batch,
-        "seed": seed,
-        "train_portion": 0.5,
-        "workdir": out,
-        "max_minutes": minutes,
-        "weight_optimizer": optax.chain(
+    result = jaxnas.search(
+        supernet(settings, entry),
+        images,
+        built,
+        epochs=epochs,
+        batch_size=entry.batch,
+        train_portion=portion,
+        warmup_epochs=0,
+        seed=seed,
+        workdir=out,
+        max_minutes=minutes,
+        validate_every=epochs if entry.rate is not None else 1,
+        arch_lr=None if entry.rate is None else entry.rate * settings.faster,
+        weight_optimizer=optax.chain(
             optax.add_decayed_weights(decay), optax.sgd(lambda step: cosine(step // steps), momentum=0.9, nesterov=True)
         ),
-    }
-    if method.startswith("darts"):
-        alphas = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(settings.alpha_rate, b1=0.5, b2=0.999))
-        result = darts.search(supernet(settings), images, arch_optimizer=alphas, **METHODS[method], **common)
-        return len(result.history) == epochs
-    common |= {"validate_samples": settings.sampled, "derive_samples": 100}
-    if method == "rsps":
-        return len(rsps.search(supernet(settings), images, **common).history) == epochs
-    result = enas.search(
-        supernet(settings),
-        images,
-        controller=functools.partial(enas.controller, step_embedding=False),  # the paper's
-        controller_optimizer=optax.adam(1e-3, b1=0.0, b2=0.999),
-        controller_steps=settings.controller_steps,
-        baseline_decay=0.99,
-        **common,
+        progress=False,
     )
     return len(result.history) == epochs
 
 
 def course(out: Path) -> list[dict[str, Any]]:
-    """For each epoch the derived architecture, its numbers in the table, and its number of skip connections."""
+    """For each epoch that derived one the architecture, its numbers in the table, its number of skip connections."""
     return [
         {
             "epoch": record["epoch"] + 1,
@@ -136,6 +92,7 @@ def course(out: Path) -> list[dict[str, Any]]:
             "seconds": record["seconds"],
         }
         for record in runs.read_history(out)
+        if "arch" in record
     ]
 
 
@@ -166,8 +123,7 @@ def main() -> None:
 
     settings, images = chosen(options)
     if options.epochs:
-        epochs = options.epochs
-        settings = settings._replace(darts_epochs=epochs, rsps_epochs=epochs, enas_epochs=epochs)
+        settings = settings._replace(epochs=options.epochs)
     name = f"{options.method}{'-small' if options.small else ''}-{options.seed}"
     out = options.out or Path("runs") / "nasbench201" / name
     if search(options.method, settings, images, out=out, seed=options.seed, minutes=options.minutes):

@@ -1,7 +1,5 @@
 """The pictures of this experiment. Needs matplotlib."""
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -47,57 +45,42 @@ def draw_curves(results: dict[str, dict[str, Any]], path: Path, *, budget: float
     save(figure, path)
 
 
-COLOURS = {"darts-1": "#0072B2", "darts-2": "#56B4E9", "darts-2-fd": "#CC79A7", "rsps": "#009E73", "enas": "#E69F00"}
-
-LINES = {"darts-2": "--", "darts-2-fd": ":"}
+SEEDS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def draw_courses(courses: list[tuple[str, list[dict[str, Any]]]], path: Path) -> None:
-    """CIFAR-10 test accuracy, in the table, of the architecture derived after each epoch, and its skip connections.
+def draw_grid(found: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
+    """For each method CIFAR-10 test accuracy, in the table, of the cell derived after each epoch: a line for each seed.
 
-    The bold line is the median over a tenth of the search around each epoch, the thin one the epochs themselves. A
-    second search by the same method is dash-dotted.
+    Skip connections are shown as dots along the lower edge, larger for more of them (first seed).
     """
-    figure, (accuracy, skips) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
-    for number, (name, course) in enumerate(courses):
-        line = "-." if name in [before for before, _ in courses[:number]] else LINES.get(name, "-")
-        share = 100 * np.array([point["epoch"] for point in course]) / course[-1]["epoch"]
-        for axis, column in ((accuracy, "cifar10"), (skips, "skips")):
-            values = np.array([point[column] for point in course])
-            half = max(1, len(values) // 20)
-            smooth = [np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
-            axis.plot(share, values, color=COLOURS[name], linewidth=0.6, alpha=0.35)
-            label = f"{name} ({len(course)} epochs)"
-            axis.plot(share, smooth, line, color=COLOURS[name], linewidth=2, label=label)
-    collapsed = nasbench201.query(1835)
-    accuracy.axhline(collapsed, color="0.6", linewidth=1, linestyle=":")
-    across = accuracy.get_yaxis_transform()
-    accuracy.text(0.02, collapsed - 0.6, "skip connections only", transform=across, va="top", color="0.4", fontsize=8)
-    accuracy.set(xlabel="share of the search (%)", ylabel="test accuracy in the table (%)", title="CIFAR-10")
-    skips.set(
-        xlabel="share of the search (%)",
-        ylabel="skip connections, of 6 edges",
-        title="The derived cell",
-        ylim=(-0.2, 6.2),
+    columns = 5
+    rows = -(-len(found) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.3 * columns, 1.9 * rows), sharey=True, constrained_layout=True, squeeze=False
     )
-    for axis in (accuracy, skips):
+    for axis, (name, seeds) in zip(axes.flat, found.items(), strict=False):
+        for number, (seed, one) in enumerate(seeds.items()):
+            share = 100 * np.linspace(0, 1, len(one["course"]) + 1)[1:]
+            colour = SEEDS[number % len(SEEDS)]
+            values = [point["cifar10"] for point in one["course"]]
+            axis.plot(share, values, color=colour, linewidth=1.2, label=f"seed {seed}")
+            if number == 0:
+                skips = np.array([point["skips"] for point in one["course"]])
+                axis.scatter(share, np.full(len(share), 46.0), s=3 * skips, color="0.35", linewidths=0)
+        axis.axhline(nasbench201.query(1835), color="0.6", linewidth=1, linestyle=":")
+        axis.set_title(name, fontsize=9)
+        axis.set(xlim=(0, 102), ylim=(43, 97))
         axis.grid(color="0.92")
         axis.set_axisbelow(True)
+        axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    for axis in axes.flat[len(found) :]:
+        axis.set_visible(False)
+    if found:
+        axes[0, 0].legend(fontsize=7, frameon=False, loc="lower center")
+    figure.supxlabel("share of the search (%); dots: skip connections of the first seed's cell", fontsize=9)
+    figure.supylabel("test accuracy in the table (%); dotted: skip connections only", fontsize=9)
     save(figure, path)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.nasbench201.pictures", description="Draws searches.")
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories of one_shot")
-    parser.add_argument("--out", type=Path, required=True, help=".svg or .png")
-    options = parser.parse_args()
-    courses = []
-    for run in options.runs:
-        name = next(name for name in sorted(COLOURS, key=len, reverse=True) if run.name.startswith(name))
-        courses.append((name, json.loads((run / "course.json").read_text(encoding="utf-8"))))
-    draw_courses(courses, options.out)
 
 
 def save(figure: Any, path: Path) -> None:
@@ -107,7 +90,3 @@ def save(figure: Any, path: Path) -> None:
     metadata = {"Date": None} if path.suffix == ".svg" else {}
     figure.savefig(path, dpi=110, metadata=metadata)
     plt.close(figure)
-
-
-if __name__ == "__main__":
-    main()
