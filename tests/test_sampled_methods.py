@@ -179,6 +179,17 @@ def test_reinforce_learns_to_be_cheap():
     assert result.arch == {"a": 0, "b": "id"}
 
 
+def test_a_table_may_be_a_file(tmp_path):
+    TABLE.save(tmp_path / "table.json")
+    for made in (jaxnas.fbnet, functools.partial(jaxnas.proxyless.method, cost_target=9.0)):
+        method = getattr(made, "method", made)
+        of_file, of_table = (method(cost="latency", table=t) for t in (str(tmp_path / "table.json"), TABLE))
+        assert of_file.settings == of_table.settings
+        assert "times " in str(of_table.settings)  # another table is another search
+    with pytest.raises(FileNotFoundError):
+        jaxnas.spos.method(max_latency=3.0, table=str(tmp_path / "no.json"))
+
+
 # ---------------------------------------------------------------------- rewards
 
 
@@ -231,12 +242,14 @@ def test_the_gradients_of_all_paths_make_one_update():
     paths = fair(jax.random.split(jax.random.fold_in(state.rng, state.step), 4)[0])
     assert np.bincount(paths["b"]).tolist() == [2, 2, 2]
 
+    @jax.jit
     def loss(params, arch):
         output = Pair().apply({"params": params}, batch[0], arch)
         return optax.softmax_cross_entropy_with_integer_labels(output, batch[1]).mean()
 
     archs = [{key: leaf[i] for key, leaf in paths.items()} for i in range(6)]
-    gradients = [jax.grad(loss)(state.params, arch) for arch in archs]
+    gradient = jax.jit(jax.grad(loss))
+    gradients = [gradient(state.params, arch) for arch in archs]
     total = jax.tree.map(lambda *each: sum(each), *gradients)
     wanted = jax.tree.map(lambda w, g: w - 0.1 * g, state.params, total)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), after.params, wanted)

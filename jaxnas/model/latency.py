@@ -129,6 +129,11 @@ class LatencyTable:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)} is not a latency table: {error}") from error
 
+    @classmethod
+    def of(cls, table: LatencyTable | str | os.PathLike | None) -> LatencyTable | None:
+        """A table as it is, or from its file; None for None."""
+        return table if table is None or isinstance(table, cls) else cls.load(table)  # type: ignore[arg-type]
+
     def __repr__(self) -> str:
         n = sum(map(len, self.microseconds.values()))
         times = hashlib.sha256(json.dumps([[k, *sorted(row.items())] for k, row in self.microseconds.items()]).encode())

@@ -33,7 +33,7 @@ def method(
     max_flops: float | None = None,
     max_params: float | None = None,
     max_latency: float | None = None,
-    table: LatencyTable | None = None,
+    table: LatencyTable | str | None = None,
 ) -> Method:
     """FairNAS, for `jaxnas.search`.
 
@@ -48,7 +48,7 @@ def method(
       population: of the evolution.
       max_flops, max_params: of the evolution, largest cost of what is scored, for one example, by `jaxnas.cost`.
       max_latency: likewise, the largest latency in microseconds, by the table.
-      table: of `jaxnas.measure_latency`, for that.
+      table: of `jaxnas.measure_latency`, or the file of one, for that.
 
     Raises:
       ValueError: for an unknown selection, numbers below 1, or limits without an evolution.
@@ -61,7 +61,11 @@ def method(
     if limit and selection == "samples":
         raise ValueError(f'max_{next(iter(limit))} is a limit of selection="evolution".')
     evolved = by_evolution(
-        derive_samples, population=population, examples=derive_examples, limit=limit or None, table=table
+        derive_samples,
+        population=population,
+        examples=derive_examples,
+        limit=limit or None,
+        table=LatencyTable.of(table),
     )
     best = best_of_samples(derive_samples, examples=derive_examples)
     return sampled(
@@ -92,7 +96,7 @@ class Options(SingleOptions, total=False):
     max_flops: float | None
     max_params: float | None
     max_latency: float | None
-    table: LatencyTable | None
+    table: LatencyTable | str | None
 
 
 @overload

@@ -28,7 +28,7 @@ def method(
     cost: Literal["flops", "params", "latency"] | None = None,
     cost_weight: float = 0.6,
     cost_scale: float = 0.2,
-    table: LatencyTable | None = None,
+    table: LatencyTable | str | None = None,
     temperature: tuple[float, float] = (5.0, 0.087),
     arch_optimizer: optax.GradientTransformation | None = None,
 ) -> Method:
@@ -43,13 +43,14 @@ def method(
     Args:
       cost: what is to be low beside the loss: `"latency"` (microseconds), `"flops"`, `"params"`, or None.
       cost_weight, cost_scale: w and s.
-      table: of `jaxnas.measure_latency`, for latency.
+      table: of `jaxnas.measure_latency`, or the file of one, for latency.
       temperature: τ at the beginning and at the end of the search; it falls exponentially.
       arch_optimizer: any optax optimiser, of the logits. Default: Adam 0.01 with weight decay 5e-4.
 
     Raises:
       ValueError: for a temperature that is not positive, a negative weight, or latency without a table.
     """
+    table = LatencyTable.of(table)
     penalty = {} if cost is None else {"weight": cost_weight, "scale": cost_scale}
     if cost is None and table is not None:
         raise ValueError('a latency table is given, but no cost: add cost="latency".')
@@ -74,7 +75,7 @@ class Options(SingleOptions, total=False):
     cost: Literal["flops", "params", "latency"] | None
     cost_weight: float
     cost_scale: float
-    table: LatencyTable | None
+    table: LatencyTable | str | None
     temperature: tuple[float, float]
     arch_optimizer: optax.GradientTransformation | None
 

@@ -35,7 +35,7 @@ def method(
     cost: Literal["flops", "params", "latency"] | None = None,
     cost_target: float | None = None,
     cost_weight: float | None = None,
-    table: LatencyTable | None = None,
+    table: LatencyTable | str | None = None,
     reinforce_steps: int = 50,
     reinforce_samples: int = 10,
     arch_optimizer: optax.GradientTransformation | None = None,
@@ -54,7 +54,7 @@ def method(
       cost: what is to be low beside the loss: `"latency"` (microseconds), `"flops"`, `"params"`, or None.
       cost_target: the target, in the same unit.
       cost_weight: w. Default: 0.1 by gradients, 0.07 by REINFORCE.
-      table: of `jaxnas.measure_latency`, for latency.
+      table: of `jaxnas.measure_latency`, or the file of one, for latency.
       reinforce_steps, reinforce_samples: updates per epoch, and architectures per update, each rewarded on a batch of
         its own.
       arch_optimizer: any optax optimiser, of the logits. Default: Adam 1e-3, betas (0, 0.999).
@@ -73,7 +73,7 @@ def method(
     own_arch_optimizer = adam(lr=1e-3, b1=0.0, weight_decay=0.0)
     own_weight_optimizer = cosine_sgd(lr_min=1e-6, weight_decay=4e-5, nesterov=True)
     weight = (0.1 if learn == "gradient" else 0.07) if cost_weight is None else cost_weight
-    about = {"target": cost_target, "weight": weight, "table": table}
+    about = {"target": cost_target, "weight": weight, "table": LatencyTable.of(table)}
     defaults: dict[str, Any] = {"epochs": 160, "warmup_epochs": 40, "batch_size": 256, "train_portion": 0.9}
     if learn == "gradient":
         return differentiable(
@@ -112,7 +112,7 @@ class Options(SingleOptions, total=False):
     cost: Literal["flops", "params", "latency"] | None
     cost_target: float | None
     cost_weight: float | None
-    table: LatencyTable | None
+    table: LatencyTable | str | None
     reinforce_steps: int
     reinforce_samples: int
     arch_optimizer: optax.GradientTransformation | None

@@ -24,7 +24,7 @@ from jaxnas.oneshot.engine.plan import Plan
 from jaxnas.oneshot.parts.costs import RewardCost
 from jaxnas.oneshot.parts.optimizers import given
 from jaxnas.oneshot.parts.part import ModelPart, Seen, text_of
-from jaxnas.oneshot.parts.supernet import supernet
+from jaxnas.oneshot.parts.supernet import Supernet, supernet
 from jaxnas.policies.lstm import Controller
 from jaxnas.policies.reinforce import PolicyState, reinforce
 from jaxnas.programs.evaluation import RewardFn, accuracy, cross_entropy, reward_for
@@ -169,10 +169,9 @@ def algorithm(
       controller_optimizer: any optax optimiser, of the policy; None for a policy that does not learn.
       controller_samples: architectures per update of the policy.
       entropy_weight, skip_weight, baseline_decay: see `jaxnas.enas.reinforce`.
-      reward_fn, reward_statistics: see `jaxnas.enas.method`.
+      reward_fn, reward_statistics: see `jaxnas.enas.method`; train_on: see `sampled`.
       grad_clip: largest global norm of the weights' gradient and of the policy's, or None.
       loss_fn, metrics: of (output, labels).
-      train_on: see `sampled`.
 
     Returns:
       `Algorithm(init, step, derive)` over a `SampledState`. A step with a training batch trains the weights of one
@@ -182,7 +181,7 @@ def algorithm(
     """
     model = functional.model_fns(model_fn)
     weights = supernet(model, optimizer=weight_optimizer, grad_clip=grad_clip, loss_fn=loss_fn, metrics=metrics)
-    learns, together = controller_optimizer is not None, None if train_on is None else train_on(policy.space)
+    train, learns = _training(policy, weights, train_on), controller_optimizer is not None
     rule = reinforce(
         policy,
         controller_optimizer or optax.identity(),
@@ -212,11 +211,7 @@ def algorithm(
         rngs = jax.random.split(jax.random.fold_in(state.rng, state.step), 4)
         report: dict[str, jax.Array] = {}
         if train_batch is not None:
-            if together is None:
-                arch = policy.sample(state.policy.params, rngs[0]).arch
-                state, report = weights.train(state, arch, train_batch, rngs[1])
-            else:
-                state, report = weights.train_together(state, together(rngs[0]), train_batch, rngs[1])
+            state, report = train(state, train_batch, rngs)
         if valid_batch is not None and learns:
             learned, scores = rule.update(state.policy, rngs[2], rewards(state, valid_batch, rngs[3]))
             state, report = state.replace(policy=learned), report | scores  # type: ignore[attr-defined]
@@ -228,6 +223,16 @@ def algorithm(
 
     watched = ("train_loss", "weight_grad_norm", "reward", "controller_grad_norm")
     return Algorithm(init, step, derive, watched=watched, one_path=True)
+
+
+def _training(policy: Controller, weights: Supernet, train_on: Callable | None) -> Callable[..., tuple]:
+    """A step of the weights, `(state, batch, rngs) -> (state, report)`."""
+    if train_on is None:
+        return lambda state, batch, rngs: weights.train(
+            state, policy.sample(state.policy.params, rngs[0]).arch, batch, rngs[1]
+        )
+    paths = train_on(policy.space)
+    return lambda state, batch, rngs: weights.train_together(state, paths(rngs[0]), batch, rngs[1])
 
 
 def _costed(reward: Reward, changed: RewardCost) -> Reward:

@@ -28,7 +28,7 @@ def method(
     max_flops: float | None = None,
     max_params: float | None = None,
     max_latency: float | None = None,
-    table: LatencyTable | None = None,
+    table: LatencyTable | str | None = None,
     filter: Callable[[dict], bool] | None = None,
 ) -> Method:
     """SPOS, for `jaxnas.search`. The evolution scores as many architectures as the paper's, of which it keeps the best.
@@ -42,7 +42,7 @@ def method(
       population: of the evolution.
       max_flops, max_params: largest cost of what is scored, for one example, by `jaxnas.cost`; None for any.
       max_latency: largest latency in microseconds, by the table; None for any.
-      table: of `jaxnas.measure_latency`, for that.
+      table: of `jaxnas.measure_latency`, or the file of one, for that.
       filter: `(arch) -> bool`; what it is false of is not scored.
 
     Raises:
@@ -51,7 +51,12 @@ def method(
     bounds = {"flops": max_flops, "params": max_params, "latency": max_latency}
     limit = {name: bound for name, bound in bounds.items() if bound is not None}
     derive = by_evolution(
-        derive_samples, population=population, examples=derive_examples, filter=filter, limit=limit or None, table=table
+        derive_samples,
+        population=population,
+        examples=derive_examples,
+        filter=filter,
+        limit=limit or None,
+        table=LatencyTable.of(table),
     )
     return sampled(
         "spos",
@@ -74,7 +79,7 @@ class Options(SingleOptions, total=False):
     max_flops: float | None
     max_params: float | None
     max_latency: float | None
-    table: LatencyTable | None
+    table: LatencyTable | str | None
     filter: Callable[[dict], bool] | None
 
 
