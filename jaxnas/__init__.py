@@ -29,6 +29,7 @@ from jaxnas.model.architecture import ChoiceSpec, Gated
 from jaxnas.model.choices import NO_KEY, InputChoice, LayerChoice
 from jaxnas.model.cost import Cost, cost
 from jaxnas.model.fixed import apply_fixed_architecture, inherit
+from jaxnas.model.latency import LatencyTable, measure_latency
 from jaxnas.model.restrict import restrict
 from jaxnas.model.serialization import export, load
 from jaxnas.model.space import Space, space
@@ -39,10 +40,13 @@ from jaxnas.oneshot import (
     drnas,
     enas,
     fair_darts,
+    fairnas,
+    fbnet,
     gaea,
     gdas,
     parts,
     pc_darts,
+    proxyless,
     rsps,
     sdarts,
     setn,
@@ -101,6 +105,7 @@ __all__ = [
     "Gated",
     "InputChoice",
     "Interrupted",
+    "LatencyTable",
     "LayerChoice",
     "Method",
     "NonFiniteLossError",
@@ -131,6 +136,8 @@ __all__ = [
     "evolution",
     "export",
     "fair_darts",
+    "fairnas",
+    "fbnet",
     "gaea",
     "gdas",
     "graph",
@@ -141,9 +148,11 @@ __all__ = [
     "load_model",
     "local_search",
     "losses",
+    "measure_latency",
     "metrics",
     "parts",
     "pc_darts",
+    "proxyless",
     "random_search",
     "read_architecture",
     "reinforce",

@@ -81,6 +81,7 @@ OPTIONS: dict[str, _Rule] = {
     "threshold": _SHARE,
     "lr": _POSITIVE,
     "target": _POSITIVE,
+    "scale": _POSITIVE,
 }
 """Every numeric option by name. The one place that says what each may be."""
 

@@ -388,7 +388,7 @@ def test_a_cost_that_cannot_be_lowered_is_refused():
     for bad, said in (({"target": 0.0}, "target"), ({"target": 1.0, "form": "times"}, "form")):
         with pytest.raises(ValueError, match=said):
             parts.expected_cost("flops", **bad)
-    with pytest.raises(ValueError, match=r"knows \['flops', 'params'\]; got 'latency'"):
+    with pytest.raises(ValueError, match="expected_cost of latency needs a table"):
         parts.expected_cost("latency", target=1.0)
 
 
@@ -428,7 +428,12 @@ def test_evolution_keeps_the_limit_and_says_if_nothing_does():
     with pytest.raises(jaxnas.ArchitectureError, match="the filter leaves nothing: it refused all 4"):
         found(max_params=10)
     with pytest.raises(ValueError, match="limit has"):
+        parts.by_evolution(limit={"energy": 3})
+    with pytest.raises(ValueError, match="a limit of latency needs a table"):
         parts.by_evolution(limit={"latency": 3})
+    table = jaxnas.LatencyTable({"a": {"0": 5.0, "1": 20.0}, "b": {"0": 0.0, "1": 7.0}})
+    quick = found(max_latency=12, table=table)
+    assert {trial.arch["a"] for trial in quick.trials} == {0}
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,12 @@ class Parts(NamedTuple):
     hypergradient: hypergradients.Hypergradient = hypergradients.first_order
     single_level: bool = False
     train_on: Callable[[Space], Train] | None = None
+    in_turns: bool = False
 
     def described(self) -> dict[str, Any]:
         """The parts as `config.json` has them."""
-        own = {} if self.train_on is None else {"train_on": text_of(self.train_on)}
+        own: dict[str, Any] = {} if self.train_on is None else {"train_on": text_of(self.train_on)}
+        own |= {"in_turns": True} if self.in_turns else {}
         return {
             **own,
             "relax": text_of(self.relax),
@@ -82,6 +84,7 @@ def differentiable(
     derive: Derivation = by_weight,
     single_level: bool = False,
     train_on: Callable[[Space], Train] | None = None,
+    in_turns: bool = False,
     arch_optimizer: optax.GradientTransformation | None = None,
     own_arch_optimizer: Callable[[Plan], optax.GradientTransformation] = adam(),  # noqa: B008
     own_weight_optimizer: Callable[[Plan], optax.GradientTransformation] = cosine_sgd(),  # noqa: B008
@@ -100,6 +103,8 @@ def differentiable(
       single_level: whether the logits are trained on the batch of the weights; then give `train_portion=1`.
       train_on: the architecture under which the weights are trained, `(space) -> (logits, rng, t) -> arch`, such as
         `parts.uniform_path`. Default: that of `relax`, drawn anew.
+      in_turns: an epoch first trains the weights on a pass over their data, then the logits on one over theirs.
+        Default: every step moves both.
       arch_optimizer: any optax optimiser, of the logits. Default: the method's own.
       own_arch_optimizer, own_weight_optimizer: `(plan) -> optimiser`, the method's own, where none is given. Default:
         those of the DARTS paper, Adam 3e-4 and SGD 0.025 -> 0.001.
@@ -108,17 +113,23 @@ def differentiable(
 
     Returns:
       A `Method`, for `jaxnas.search`.
+
+    Raises:
+      ValueError: for turns with a hypergradient or a single level, which need both batches in a step.
     """
-    parts = Parts(relax, tuple(penalties), perturb, hypergradient, single_level, train_on)
+    parts = Parts(relax, tuple(penalties), perturb, hypergradient, single_level, train_on, in_turns)
+    if in_turns and (single_level or hypergradient is not hypergradients.first_order):
+        raise ValueError("in_turns trains the logits without the weights' batch: use first_order, and two levels.")
 
     def build(plan: Plan) -> Procedure:
+        turn = len(plan.arch_examples) // plan.batch_size if in_turns else 0
         pure = algorithm(
             plan.model_fn,
             plan.space,
             parts,
             weight_optimizer=plan.weight_optimizer or own_weight_optimizer(plan),
             arch_optimizer=given(plan, arch_optimizer) or own_arch_optimizer(plan),
-            steps=plan.steps,
+            steps=plan.steps + (plan.epochs - plan.warmup_epochs) * turn,
             grad_clip=plan.grad_clip,
             loss_fn=plan.loss_fn,
             metrics=plan.metrics,
@@ -127,6 +138,9 @@ def differentiable(
 
         def phases(epoch: int) -> list[Phase]:
             arch_batch = None if epoch < plan.warmup_epochs else plan.batch_size
+            if in_turns:
+                weights = Phase(plan.steps_per_epoch, plan.batch_size, None)
+                return [weights] if arch_batch is None else [weights, Phase(turn, None, arch_batch)]
             return [Phase(plan.steps_per_epoch, plan.batch_size, arch_batch)]
 
         return Procedure(pure, phases, derive, {"arch_optimizer": "paper" if arch_optimizer is None else "custom"})
@@ -163,7 +177,8 @@ def algorithm(
     Returns:
       `Algorithm(init, step, derive)` over a `DifferentiableState`. Metrics of a step: `train_loss`, `train_<metric>`,
       `weight_grad_norm` (before clipping), and, if the architecture was updated, `valid_loss`, `valid_<metric>` (both
-      without penalties), `arch_grad_norm`, and with penalties `arch_loss`, their sum with `valid_loss`.
+      without penalties), `arch_grad_norm`, and with penalties `arch_loss`, their sum with `valid_loss`. Of first order
+      a step may have a validation batch alone, and then leaves the weights as they are.
     """
     model = functional.model_fns(model_fn)
     relaxation = parts.relax(space)
@@ -233,6 +248,8 @@ class _Steps:
         if valid_batch is not None:
             batch = train_batch if self.parts.single_level else valid_batch
             state, report = self._arch_step(state, train_batch, batch, (weight_rng, arch_rng), t)
+        if train_batch is None:
+            return state.replace(step=state.step + 1), report  # type: ignore[attr-defined]
         mixture = self.train_on(state.alphas, jax.random.fold_in(weight_rng, _SAMPLE), t)
         if self.perturb is not None:
 
@@ -273,7 +290,10 @@ class _Steps:
         )
         (total, (value, scores)), gradients = gradient(state.params, state.alphas)
         updates, arch_opt_state = self.arch_optimizer.update(gradients, state.arch_opt_state, state.alphas)
-        state = state.replace(alphas=optax.apply_updates(state.alphas, updates), arch_opt_state=arch_opt_state)  # type: ignore[attr-defined]
+        alphas = optax.apply_updates(state.alphas, updates)
+        if self.relaxation.settle is not None:
+            alphas = self.relaxation.settle(state.alphas, alphas, self._sample(state.alphas, rngs[1], t))
+        state = state.replace(alphas=alphas, arch_opt_state=arch_opt_state)  # type: ignore[attr-defined]
         report = {"valid_loss": value, "arch_grad_norm": optax.global_norm(gradients)}
         report |= {"arch_loss": total} if self.penalties else {}
         return state, report | {f"valid_{name}": score for name, score in scores.items()}

@@ -21,9 +21,10 @@ from jaxnas.model.text import short_repr
 from jaxnas.oneshot.engine.base import Algorithm, Derivation, Method, Procedure, SearchState
 from jaxnas.oneshot.engine.options import SearchOptions
 from jaxnas.oneshot.engine.plan import Plan
+from jaxnas.oneshot.parts.costs import RewardCost
 from jaxnas.oneshot.parts.optimizers import given
-from jaxnas.oneshot.parts.part import text_of
-from jaxnas.oneshot.parts.supernet import supernet
+from jaxnas.oneshot.parts.part import ModelPart, Seen, text_of
+from jaxnas.oneshot.parts.supernet import Supernet, supernet
 from jaxnas.policies.lstm import Controller
 from jaxnas.policies.reinforce import PolicyState, reinforce
 from jaxnas.programs.evaluation import RewardFn, accuracy, cross_entropy, reward_for
@@ -70,6 +71,8 @@ def sampled(
     policy_optimizer: optax.GradientTransformation | None = None,
     own_policy_optimizer: Callable[[Plan], optax.GradientTransformation] | None = None,
     reward_fn: RewardFn | None = None,
+    reward_cost: ModelPart[RewardCost] | None = None,
+    train_on: Callable[[Space], Callable[[jax.Array], Any]] | None = None,
     child_steps: int | None = None,
     settings: Mapping[str, Any] | None = None,
     **defaults: Unpack[SearchOptions],
@@ -88,6 +91,9 @@ def sampled(
       own_policy_optimizer: `(plan) -> optimiser`, the method's own, where none is given.
       reward_fn: (output, labels) or (output, labels, arch) of a held-out batch -> scalar, larger is better. Default:
         accuracy where the loss is cross-entropy of classes, else minus the loss.
+      reward_cost: what the cost of an architecture makes of its reward, such as `parts.cost_in_reward("flops", …)`.
+      train_on: the architectures of a step of the weights, `(space) -> (rng) -> archs`, each leaf with a leading axis,
+        whose gradients are added up, such as `parts.fair_paths`. Default: one that the policy draws.
       child_steps: steps of the weights per epoch. Default: one pass over their part of the data.
       settings: what `config.json` says of the method. Default: its parts.
       **defaults: the method's defaults of search options.
@@ -106,6 +112,9 @@ def sampled(
     def build(plan: Plan) -> Procedure:
         child, deciding = dataclasses.replace(plan, child_steps=child_steps), policy(plan.space)
         reward, about = reward_for(reward_fn, plan.loss_fn, plan.dataset)
+        if reward_cost is not None:
+            seen = Seen(plan.model_fn, plan.space, plan.dataset.example(), None)
+            reward = _costed(reward, reward_cost.for_model(seen))
         pure = algorithm(
             plan.model_fn,
             deciding,
@@ -115,6 +124,7 @@ def sampled(
             grad_clip=plan.grad_clip,
             loss_fn=plan.loss_fn,
             metrics=plan.metrics,
+            train_on=train_on,
             **rule,
         )
 
@@ -128,6 +138,8 @@ def sampled(
         return Procedure(pure, phases, derive(deciding), {"child_steps": child.steps_per_epoch}, metrics, about)
 
     described = {"policy": text_of(policy), "derive": text_of(derive)}
+    described |= {} if train_on is None else {"train_on": text_of(train_on)}
+    described |= {} if reward_cost is None else {"reward_cost": text_of(reward_cost)}
     return Method(name, build, described if settings is None else settings, dict(defaults))
 
 
@@ -146,6 +158,7 @@ def algorithm(
     grad_clip: float | None = 5.0,
     loss_fn: LossFn = cross_entropy,
     metrics: MetricsFn = accuracy,
+    train_on: Callable[[Space], Callable[[jax.Array], Any]] | None = None,
 ) -> Algorithm:
     """The same as pure functions, for a loop of one's own.
 
@@ -156,7 +169,7 @@ def algorithm(
       controller_optimizer: any optax optimiser, of the policy; None for a policy that does not learn.
       controller_samples: architectures per update of the policy.
       entropy_weight, skip_weight, baseline_decay: see `jaxnas.enas.reinforce`.
-      reward_fn, reward_statistics: see `jaxnas.enas.method`.
+      reward_fn, reward_statistics: see `jaxnas.enas.method`; train_on: see `sampled`.
       grad_clip: largest global norm of the weights' gradient and of the policy's, or None.
       loss_fn, metrics: of (output, labels).
 
@@ -168,7 +181,7 @@ def algorithm(
     """
     model = functional.model_fns(model_fn)
     weights = supernet(model, optimizer=weight_optimizer, grad_clip=grad_clip, loss_fn=loss_fn, metrics=metrics)
-    learns = controller_optimizer is not None
+    train, learns = _training(policy, weights, train_on), controller_optimizer is not None
     rule = reinforce(
         policy,
         controller_optimizer or optax.identity(),
@@ -198,8 +211,7 @@ def algorithm(
         rngs = jax.random.split(jax.random.fold_in(state.rng, state.step), 4)
         report: dict[str, jax.Array] = {}
         if train_batch is not None:
-            arch = policy.sample(state.policy.params, rngs[0]).arch
-            state, report = weights.train(state, arch, train_batch, rngs[1])
+            state, report = train(state, train_batch, rngs)
         if valid_batch is not None and learns:
             learned, scores = rule.update(state.policy, rngs[2], rewards(state, valid_batch, rngs[3]))
             state, report = state.replace(policy=learned), report | scores  # type: ignore[attr-defined]
@@ -211,6 +223,21 @@ def algorithm(
 
     watched = ("train_loss", "weight_grad_norm", "reward", "controller_grad_norm")
     return Algorithm(init, step, derive, watched=watched, one_path=True)
+
+
+def _training(policy: Controller, weights: Supernet, train_on: Callable | None) -> Callable[..., tuple]:
+    """A step of the weights, `(state, batch, rngs) -> (state, report)`."""
+    if train_on is None:
+        return lambda state, batch, rngs: weights.train(
+            state, policy.sample(state.policy.params, rngs[0]).arch, batch, rngs[1]
+        )
+    paths = train_on(policy.space)
+    return lambda state, batch, rngs: weights.train_together(state, paths(rngs[0]), batch, rngs[1])
+
+
+def _costed(reward: Reward, changed: RewardCost) -> Reward:
+    """A reward in which the architecture's cost counts."""
+    return as_reward(lambda output, labels, arch: changed(reward(output, labels, arch), arch))
 
 
 def _rewards(

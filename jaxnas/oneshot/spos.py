@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Unpack, overload
 
+from jaxnas.model.latency import LatencyTable
 from jaxnas.oneshot.engine.base import Method
 from jaxnas.oneshot.engine.options import SingleOptions
 from jaxnas.oneshot.engine.results import SearchResult
@@ -26,6 +27,8 @@ def method(
     population: int = 50,
     max_flops: float | None = None,
     max_params: float | None = None,
+    max_latency: float | None = None,
+    table: LatencyTable | str | None = None,
     filter: Callable[[dict], bool] | None = None,
 ) -> Method:
     """SPOS, for `jaxnas.search`. The evolution scores as many architectures as the paper's, of which it keeps the best.
@@ -38,15 +41,22 @@ def method(
       derive_examples: held-out examples on which they are scored, the same for all (rounded to whole batches).
       population: of the evolution.
       max_flops, max_params: largest cost of what is scored, for one example, by `jaxnas.cost`; None for any.
+      max_latency: largest latency in microseconds, by the table; None for any.
+      table: of `jaxnas.measure_latency`, or the file of one, for that.
       filter: `(arch) -> bool`; what it is false of is not scored.
 
     Raises:
-      ValueError: for numbers below 1.
+      ValueError: for numbers below 1, or a limit of latency without a table.
     """
-    bounds = {"flops": max_flops, "params": max_params}
+    bounds = {"flops": max_flops, "params": max_params, "latency": max_latency}
     limit = {name: bound for name, bound in bounds.items() if bound is not None}
     derive = by_evolution(
-        derive_samples, population=population, examples=derive_examples, filter=filter, limit=limit or None
+        derive_samples,
+        population=population,
+        examples=derive_examples,
+        filter=filter,
+        limit=limit or None,
+        table=LatencyTable.of(table),
     )
     return sampled(
         "spos",
@@ -68,6 +78,8 @@ class Options(SingleOptions, total=False):
     population: int
     max_flops: float | None
     max_params: float | None
+    max_latency: float | None
+    table: LatencyTable | str | None
     filter: Callable[[dict], bool] | None
 
 

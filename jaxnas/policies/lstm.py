@@ -62,12 +62,15 @@ class Controller(NamedTuple):
       score: `(params, arch) -> Sample` for a given architecture (fixed or sampled), by teacher forcing; equals what
         sampling it gave. Raises ArchitectureError for one that the controller cannot produce.
       space: the space that it samples from.
+      probabilities: `(params) -> {key: float32 [n_candidates]}`, of a policy that decides every choice independently of
+        the others; None for others.
     """
 
     init: Callable[[jax.Array], Any]
     sample: Callable[[Any, jax.Array], Sample]
     score: Callable[[Any, Arch], Sample]
     space: Space
+    probabilities: Callable[[Any], dict[str, jax.Array]] | None = None
 
 
 def controller(

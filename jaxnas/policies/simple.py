@@ -67,7 +67,14 @@ def independent(space: Space, *, init_scale: float = 1e-3) -> Controller:
         parts = [_log_prob_and_entropy(spec, params[key], arch[key]) for key, spec in space.items()]
         return Sample(arch, sum(p for p, _ in parts), sum(e for _, e in parts), jnp.zeros(()))  # type: ignore[arg-type]
 
-    return Controller(init, sample, score, space)
+    return Controller(init, sample, score, space, lambda params: _probabilities(space, params))
+
+
+def _probabilities(space: Space, params: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {
+        key: jax.nn.sigmoid(params[key]) if spec.n_chosen is None else jax.nn.softmax(params[key])
+        for key, spec in space.items()
+    }
 
 
 def _draw(rng: jax.Array, spec: ChoiceSpec, logits: jax.Array) -> jax.Array:

@@ -213,3 +213,29 @@ def best_of_samples(
         return derive
 
     return of_policy
+
+
+def by_probability(policy: Controller) -> Callable[[View], Review]:
+    """Keeps what is most probable under a policy that decides every choice independently, as ProxylessNAS does.
+
+    The record has `alphas`, the policy's parameters, `probabilities`, and, where the epoch is validated,
+    `derived_<metric>`, as that of `by_weight`.
+
+    Raises:
+      ValueError: for a policy whose decisions depend on each other.
+    """
+    if policy.probabilities is None:
+        raise ValueError("by_probability needs a policy that decides every choice independently; use best_of_samples.")
+    of = jax.jit(policy.probabilities)
+
+    def derive(view: View) -> Review:
+        params = view.state.policy.params
+        found = jax.device_get(of(params))
+        arch = decide(view.space, found)
+        record: dict[str, Any] = {"alphas": as_lists(params), "probabilities": as_lists(found)}
+        if view.score is not None:
+            derived = view.score(view.space.sampled(arch), recalibrate=True)
+            record |= {f"derived_{name}": value for name, value in derived.items()}
+        return Review(record, arch)
+
+    return derive

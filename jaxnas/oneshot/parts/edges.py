@@ -93,6 +93,6 @@ def edge_normalised(
         def probabilities(logits: Mapping[str, Any]) -> dict[str, jax.Array]:
             return {**inner.probabilities(logits), **shares(logits)}
 
-        return Relaxation(init, arch, probabilities, inner.one_path)
+        return inner._replace(init=init, arch=arch, probabilities=probabilities)
 
     return build

@@ -31,13 +31,16 @@ class Relaxation(NamedTuple):
       arch: `(logits, rng, t) -> arch`, weights or `Gated` values, differentiable by the logits. `t` is the share of
         the search done, float32 `[]` in 0..1, traced.
       probabilities: `(logits) -> {key: float [n_candidates]}`, what the logits stand for; decides in the end.
-      one_path: whether `arch` computes one candidate of each choice only.
+      one_path: whether `arch` computes sampled paths only.
+      settle: `(logits, updated, arch) -> logits`: what becomes of an update that was made with that architecture;
+        None to leave it as it is.
     """
 
     init: Callable[[jax.Array], Logits]
     arch: Callable[[Logits, jax.Array, jax.Array], dict[str, Any]]
     probabilities: Callable[[Mapping[str, Any]], dict[str, jax.Array]]
     one_path: bool = False
+    settle: Callable[[Logits, Logits, dict[str, Any]], Logits] | None = None
 
 
 def softmax(space: Space) -> Relaxation:

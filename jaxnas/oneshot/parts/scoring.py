@@ -14,9 +14,11 @@ from jaxnas.blackbox.trials import Trial
 from jaxnas.checks import check_at_least
 from jaxnas.errors import ArchitectureError
 from jaxnas.model.architecture import ChoiceSpec
-from jaxnas.model.cost import Cost, cost
+from jaxnas.model.cost import cost
+from jaxnas.model.latency import LatencyTable
 from jaxnas.model.space import Space
 from jaxnas.oneshot.engine.base import View
+from jaxnas.oneshot.parts.costs import KINDS
 from jaxnas.oneshot.parts.derivation import as_lists, held_out_parts
 from jaxnas.oneshot.parts.part import part
 from jaxnas.runs.loop import Review
@@ -61,6 +63,7 @@ def by_evolution(
     examples: int = 1000,
     filter: Callable[[dict], bool] | None = None,
     limit: Mapping[str, float] | None = None,
+    table: LatencyTable | None = None,
 ) -> Callable[[View], Review]:
     """SPOS (arXiv 1904.00420, section 3.3): at the end an evolution over the supernet's scores, and keeps the best.
 
@@ -73,24 +76,29 @@ def by_evolution(
       population, sample: of the evolution.
       examples: held-out examples on which they are scored, the same for all (rounded to whole batches).
       filter: `(arch) -> bool`; those it is false of are not scored.
-      limit: largest cost, `{"flops": …, "params": …}` or one of them, of one example, by `jaxnas.cost`.
+      limit: largest cost, `{"flops": …, "params": …, "latency": …}` or some of them: of one example, by `jaxnas.cost`,
+        and microseconds, by the table.
+      table: of `jaxnas.measure_latency`, for a limit of latency.
 
     Raises:
-      ArchitectureError: when derived, if the filter and the limit let nothing through.
-      ValueError: for numbers below 1, or an unknown kind of cost.
+      ArchitectureError: when derived, if the filter and the limit let nothing through, or if the table lacks a choice
+        or candidate.
+      ValueError: for numbers below 1, an unknown kind of cost, or latency without a table.
     """
     check_at_least(1, trials=trials, population=population, sample=sample, examples=examples)
     bounds = dict(limit or {})
-    unknown = sorted(set(bounds) - set(Cost._fields))
+    unknown = sorted(set(bounds) - set(KINDS))
     if unknown:
-        raise ValueError(f"limit has {unknown}; it may have {list(Cost._fields)}.")
+        raise ValueError(f"limit has {unknown}; it may have {list(KINDS)}.")
+    if ("latency" in bounds) != (table is not None):
+        raise ValueError("a limit of latency needs a table, from jaxnas.measure_latency, and a table such a limit.")
 
     def derive(view: View) -> Review:
         record, _ = _recorded(view)
         if not view.last or view.score is None:
             return Review(record, view.algorithm.derive(view.state), final=False)
         score, report_on = _scorer(view, examples)
-        affordable, found = _affordable(view, bounds), {}
+        affordable, found = _affordable(view, bounds, table), {}
 
         def evaluate(arch: dict[str, Any]) -> float:
             found[repr(arch)] = trial = score(arch)
@@ -115,12 +123,19 @@ def _run(view: View, evaluate: Callable, *, population: int, sample: int, **opti
     trials.run(searcher, evaluate, name="evolution", settings={}, seed=seed, progress=False, **options)
 
 
-def _affordable(view: View, bounds: Mapping[str, float]) -> Callable[[dict[str, Any]], bool]:
+def _affordable(
+    view: View, bounds: Mapping[str, float], table: LatencyTable | None
+) -> Callable[[dict[str, Any]], bool]:
     """Whether an architecture keeps the limits."""
     if not bounds:
         return lambda arch: True
     example = view.plan.dataset.example()
-    costs = jax.jit(lambda weights: cost(view.plan.model_fn, example, weights)._asdict())
+    latency = None if table is None else table.expected(view.space)
+
+    @jax.jit
+    def costs(weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        traced = cost(view.plan.model_fn, example, weights)._asdict() if set(bounds) - {"latency"} else {}
+        return traced if latency is None else {**traced, "latency": latency(weights)}
 
     def keeps(arch: dict[str, Any]) -> bool:
         found = costs(view.space.one_hot(arch))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxnas.model import functional
@@ -23,10 +24,13 @@ class Supernet(NamedTuple):
       loss: `(params, model_state, arch, (x, y), rng) -> (loss, (metrics, model_state))`, in training mode.
       train: `(state, arch, (x, y), rng) -> (state, report)`: one step of the weights. Report, float32 `[]`:
         `train_loss`, `train_<metric>`, `weight_grad_norm` (before clipping).
+      train_together: the same for several architectures, each leaf with a leading axis: one step by the sum of their
+        gradients, computed one after the other. The report has the means of their losses and metrics.
     """
 
     loss: Callable[..., tuple[jax.Array, Any]]
     train: Callable[..., tuple[Any, dict[str, jax.Array]]]
+    train_together: Callable[..., tuple[Any, dict[str, jax.Array]]]
 
 
 def supernet(
@@ -54,10 +58,9 @@ def supernet(
         output, updates = model.apply(variables, x, arch, train=True, rngs=rng, mutable=list(model_state))
         return objective(output, y, arch), (measured(output, y, arch), {**model_state, **updates})
 
-    def train(state: State, arch: Any, batch: Any, rng: jax.Array) -> tuple[State, dict[str, jax.Array]]:
-        (value, (scores, model_state)), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.model_state, arch, batch, rng
-        )
+    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def update(state: State, gradients: Any, model_state: Any, value: jax.Array, scores: Any) -> tuple[State, dict]:
         clipped, _ = clip.update(gradients, clip.init(state.params))
         updates, opt_state = optimizer.update(clipped, state.weight_opt_state, state.params)
         report = {"train_loss": value, "weight_grad_norm": optax.global_norm(gradients)}
@@ -65,4 +68,22 @@ def supernet(
         params = optax.apply_updates(state.params, updates)
         return state.replace(params=params, model_state=model_state, weight_opt_state=opt_state), report  # type: ignore[attr-defined]
 
-    return Supernet(loss, train)
+    def train(state: State, arch: Any, batch: Any, rng: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        (value, (scores, model_state)), gradients = gradient(state.params, state.model_state, arch, batch, rng)
+        return update(state, gradients, model_state, value, scores)
+
+    def train_together(state: State, archs: Any, batch: Any, rng: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        n = len(jax.tree.leaves(archs)[0])
+
+        def add(carry: Any, inputs: Any) -> tuple[Any, Any]:
+            total, model_state = carry
+            arch, key = inputs
+            (value, (scores, model_state)), gradients = gradient(state.params, model_state, arch, batch, key)
+            return (jax.tree.map(jnp.add, total, gradients), model_state), (value, scores)
+
+        start = (jax.tree.map(jnp.zeros_like, state.params), state.model_state)
+        (total, model_state), found = jax.lax.scan(add, start, (archs, jax.random.split(rng, n)))
+        value, scores = jax.tree.map(lambda each: each.mean(0), found)
+        return update(state, total, model_state, value, scores)
+
+    return Supernet(loss, train, train_together)
