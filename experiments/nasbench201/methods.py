@@ -121,6 +121,8 @@ METHODS: Mapping[str, Entry] = {
     "beta_darts": Entry(_plain("beta_darts"), published=_BEST, source="arXiv 2203.01665"),
     "sdarts": Entry(_plain("sdarts")),
     "fair_darts": Entry(_plain("fair_darts")),
+    "fbnet": Entry(_plain("fbnet")),
+    "proxyless": Entry(_plain("proxyless")),
     "setn": Entry(_plain("setn"), 250, published=((87.64, 0.0), (59.05, 0.24), (32.52, 0.21)), source=_NB201),
     "enas": Entry(
         _enas,
@@ -133,6 +135,13 @@ METHODS: Mapping[str, Entry] = {
     ),
     "rsps": Entry(_sampling("rsps"), 250, None, published=((84.07, 3.61), (52.31, 5.77), (26.28, 3.09)), source=_NB201),
     "spos": Entry(_evolving("spos"), 250, None),
+    "fairnas": Entry(
+        _evolving("fairnas"),
+        250,
+        None,
+        published=((93.23, 0.18), (71.00, 1.46), (42.19, 0.31)),
+        source="run by RMI-NAS's authors",
+    ),
 }
 
 
