@@ -119,6 +119,9 @@ METHODS: Mapping[str, Entry] = {
         _plain("darts_minus"), published=((93.80, 0.40), (71.53, 1.51), (45.12, 0.82)), source="arXiv 2009.01027"
     ),
     "beta_darts": Entry(_plain("beta_darts"), published=_BEST, source="arXiv 2203.01665"),
+    "darts_pt": Entry(
+        _plain("darts_pt"), 125, published=((88.11, 0.0),) + 2 * ((float("nan"), 0.0),), source="the authors' reply"
+    ),
     "sdarts": Entry(_plain("sdarts")),
     "fair_darts": Entry(_plain("fair_darts")),
     "fbnet": Entry(_plain("fbnet")),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from jaxnas.cli.options import AugmentName
 from jaxnas.model import naming
 
@@ -34,6 +36,31 @@ def import_named(spec: str | None, option: str) -> Any:
     if spec is None or ":" not in spec:
         return spec
     return naming.import_named(spec, f"the value of {option}")
+
+
+SELECTIONS = ("by_weight", "by_threshold", "best_of_probable", "by_evolution", "by_perturbation")
+"""What `--select` takes: derivations of `jaxnas.parts`. All but the first may have a number, their first argument."""
+
+
+def selection(text: str | None) -> Any:
+    """The derivation that `by_evolution:200`, say, stands for."""
+    from jaxnas import parts
+
+    if text is None:
+        return None
+    name, colon, number = text.replace("-", "_").partition(":")
+    if name not in SELECTIONS or (colon and name == "by_weight"):
+        raise typer.BadParameter(
+            f"{text!r} is none of {', '.join(SELECTIONS)}, with a number or without: by_evolution:200",
+            param_hint="--select",
+        )
+    if name == "by_weight":
+        return parts.by_weight
+    try:
+        given = [float(number) if "." in number else int(number)] if colon else []
+        return getattr(parts, name)(*given)
+    except ValueError as e:
+        raise typer.BadParameter(f"{text!r}: {e}", param_hint="--select") from None
 
 
 def load_data(data: str, data_dir: Path | None, augment: AugmentName, image_size: int | None = None) -> Any:

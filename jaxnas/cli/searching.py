@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxnas import METHODS, Method, SearchOptions, search
-from jaxnas.cli.inputs import import_model, import_named, load_data
+from jaxnas.cli.inputs import SELECTIONS, import_model, import_named, load_data, selection
 from jaxnas.cli.options import (
     AugmentName,
     AugmentOption,
@@ -57,6 +57,7 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
         loss: str | None,
         metrics: str | None,
         seeds: str | None,
+        select: str | None,
         tensorboard: bool,
         stop_on: list[StopOn] | None,
         force: bool,
@@ -66,7 +67,12 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
         many = _seeds(seeds, given["seed"], given["batching"])
         chosen: dict[str, Any] = {option: value for option, value in given.items() if option in shared}
         found = method(**{argument: value for argument, value in given.items() if argument in own})
-        chosen |= {"seeds": many, "workdir": out, "callbacks": followers(tensorboard, stop_on)}
+        chosen |= {
+            "seeds": many,
+            "select": selection(select),
+            "workdir": out,
+            "callbacks": followers(tensorboard, stop_on),
+        }
         chosen["callbacks"] += [Recipe(recipe_of(context))]
         chosen |= {"resume": "force"} if force else {}
         chosen |= {"loss_fn": import_named(loss, "--loss"), "metrics": import_named(metrics, "--metrics")}
@@ -96,9 +102,11 @@ def _fixed() -> dict[str, inspect.Parameter]:
 
 def _last() -> dict[str, inspect.Parameter]:
     """The parameters that come last in every command."""
+    how = f"How it decides, if not by the method's own rule: {', '.join(SELECTIONS)}, with a number: by_evolution:200."
     text = "The same search from each of these seeds, such as 0,1,2; each has a directory seed_N in OUT."
     return {
         "seeds": keyword("seeds", Annotated[str | None, typer.Option(help=text)], None),
+        "select": keyword("select", Annotated[str | None, typer.Option(help=how)], None),
         "tensorboard": keyword("tensorboard", UseTensorBoard, False),
         "stop_on": keyword("stop_on", StopOnOption, None),
         "force": keyword("force", Force, False),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import optax
 
-from jaxnas.oneshot.engine.base import Method
+from jaxnas.oneshot.engine.base import Derivation, Method
 from jaxnas.runs.options import RUN_DEFAULTS, RunOptions
 from jaxnas.signatures import check_known, options_of
 
@@ -33,6 +33,11 @@ class SingleOptions(RunOptions, total=False):
         float,
         "Share of the training data that trains the weights. The rest trains the architecture and validates. With 1 "
         "both levels have all the data, and validation is on training data. Test data are never looked at.",
+    ]
+    select: Annotated[
+        Derivation | None,
+        "How the search decides, in place of the method's own rule: a derivation of `jaxnas.parts`, such as "
+        "`by_evolution(200)`.",
     ]
     validate_every: Annotated[int, "Epochs between validations. The last epoch is always validated."]
     batching: Annotated[
@@ -65,6 +70,7 @@ SEARCH_DEFAULTS: Mapping[str, Any] = {
     "arch_lr": None,
     "warmup_epochs": 0,
     "train_portion": 0.5,
+    "select": None,
     "validate_every": 1,
     "batching": None,
     "seeds": None,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from jaxnas.oneshot.engine import seeds as many
-from jaxnas.oneshot.engine.base import Method
+from jaxnas.oneshot.engine.base import Derivation, Method, Procedure
 from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS, SearchOptions, SingleOptions, completed
-from jaxnas.oneshot.engine.plan import make_plan
+from jaxnas.oneshot.engine.plan import Plan, make_plan
 from jaxnas.oneshot.engine.results import SearchResult
 from jaxnas.oneshot.engine.task import configuration, make_task
 from jaxnas.runs.options import running_of
@@ -46,7 +47,7 @@ def search(model_fn: Any, data: Any, method: Method, **options: Any) -> SearchRe
       Interrupted: on SIGTERM or Ctrl-C, once the work is saved in `workdir`. It is a KeyboardInterrupt.
       NonFiniteLossError: if a loss or gradient becomes NaN or infinite; it carries the last good values.
       RunError: if `workdir` holds another run, is in use, or cannot be written or read.
-      TypeError, ValueError: for options that do not exist or are out of range.
+      TypeError, ValueError: for options that do not exist, are of another type, or are out of range.
     """
     if not isinstance(method, Method):
         raise TypeError(
@@ -54,6 +55,7 @@ def search(model_fn: Any, data: Any, method: Method, **options: Any) -> SearchRe
             f"{type(method).__name__}."
         )
     complete = completed(method, options)
+    method = selecting(method, complete["select"])
     plan = make_plan(model_fn, {**complete, "data": data})
     running = running_of(complete)
     if complete["seeds"] is not None:
@@ -61,6 +63,20 @@ def search(model_fn: Any, data: Any, method: Method, **options: Any) -> SearchRe
     procedure = method.build(plan)
     task, program = make_task([plan], procedure, steps_per_call=running.steps_per_call)
     return many.run_one(task, program, plan, configuration(plan, method, procedure), running)
+
+
+def selecting(method: Method, select: Derivation | None) -> Method:
+    """The method with another rule of deciding; itself for None. Raises TypeError if it is no derivation."""
+    if select is None:
+        return method
+    if not callable(select) or isinstance(select, type):
+        raise TypeError(f"select must be a derivation, such as jaxnas.parts.by_evolution(200); got {select!r}.")
+
+    def build(plan: Plan) -> Procedure:
+        return method.build(plan)._replace(derive=select)
+
+    text = getattr(select, "__qualname__", None) or repr(select)
+    return dataclasses.replace(method, build=build, settings={**method.settings, "derive": text})
 
 
 def by_method(method: Callable[..., Method]) -> Callable[[F], F]:

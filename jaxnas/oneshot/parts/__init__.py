@@ -9,6 +9,7 @@ from jaxnas.oneshot.parts.optimizers import adam, cosine_sgd, exponentiated_grad
 from jaxnas.oneshot.parts.part import Part, model_part, part
 from jaxnas.oneshot.parts.penalty import anchor, beta_decay, zero_one
 from jaxnas.oneshot.parts.perturbation import adversarial, random_perturbation
+from jaxnas.oneshot.parts.perturbing import by_perturbation
 from jaxnas.oneshot.parts.relaxation import Relaxation, sigmoid, simplex, softmax, uniform_path
 from jaxnas.oneshot.parts.sampling import dirichlet, gumbel, gumbel_path, reinmax, sampled_path, two_paths
 from jaxnas.oneshot.parts.scoring import best_of_probable, by_evolution
@@ -24,6 +25,7 @@ __all__ = [
     "best_of_samples",
     "beta_decay",
     "by_evolution",
+    "by_perturbation",
     "by_probability",
     "by_threshold",
     "by_weight",

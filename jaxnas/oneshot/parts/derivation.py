@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxnas.blackbox.trials import Trial
 from jaxnas.checks import check_options
+from jaxnas.errors import ArchitectureError
 from jaxnas.model.architecture import LAYER
 from jaxnas.model.space import Space
 from jaxnas.oneshot.engine.base import View
@@ -31,13 +32,13 @@ def by_weight(view: View) -> Review:
     `derived_<metric>` of the derived architecture with the supernet's weights, its batch statistics recomputed; and
     `supernet_loss` and `supernet_<metric>` of the mixture, where a step computes mixtures.
     """
-    return _reviewed(view, view.algorithm.derive(view.state))
+    return reviewed(view, view.state, view.algorithm.derive(view.state))
 
 
-def _reviewed(view: View, arch: dict[str, Any], also: Mapping[str, Any] = MappingProxyType({})) -> Review:
-    """What `by_weight` says of an architecture, and what else there is to say."""
+def reviewed(view: View, state: Any, arch: dict[str, Any], also: Mapping[str, Any] = MappingProxyType({})) -> Review:
+    """What `by_weight` says of a state and its architecture, and what else there is to say."""
     algorithm, space = view.algorithm, view.space
-    logits, mixture = _mixture(view)
+    logits, mixture = mixture_of(view, state)
     record: dict[str, Any] = {"alphas": as_lists(logits), "probabilities": as_lists(mixture), **also}
     if view.score is not None:
         if not algorithm.one_path:
@@ -47,11 +48,18 @@ def _reviewed(view: View, arch: dict[str, Any], also: Mapping[str, Any] = Mappin
     return Review(record, arch)
 
 
-def _mixture(view: View) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """The logits, and the weights that they stand for."""
-    assert view.algorithm.logits is not None
-    assert view.algorithm.mixture is not None
-    logits = view.algorithm.logits(view.state)
+def mixture_of(view: View, state: Any = None) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The logits, of the view's state or of another, and the weights that they stand for.
+
+    Raises:
+      ArchitectureError: for a method that has none.
+    """
+    if view.algorithm.logits is None or view.algorithm.mixture is None:
+        raise ArchitectureError(
+            "this rule decides by the weights of logits, and the method has none: select by scores, for instance "
+            "parts.by_evolution(200)."
+        )
+    logits = view.algorithm.logits(view.state if state is None else state)
     return logits, view.algorithm.mixture(logits)
 
 
@@ -73,7 +81,7 @@ def by_threshold(threshold: float = 0.85) -> Callable[[View], Review]:
     check_options(threshold=threshold)
 
     def derive(view: View) -> Review:
-        mixture = {key: np.asarray(each) for key, each in jax.device_get(_mixture(view)[1]).items()}
+        mixture = {key: np.asarray(each) for key, each in jax.device_get(mixture_of(view)[1]).items()}
         above = {
             key: np.where(each > threshold, 1.0, 0.0) if view.space[key].n_chosen is None else each
             for key, each in mixture.items()
@@ -82,7 +90,7 @@ def by_threshold(threshold: float = 0.85) -> Callable[[View], Review]:
         for key, spec in view.space.items():
             if spec.n_chosen == 1 and not spec.ranked and arch[key] != ():
                 below += not float(mixture[key][spec.labels.index(arch[key])]) > threshold
-        return _reviewed(view, arch, {"below_threshold": below})
+        return reviewed(view, view.state, arch, {"below_threshold": below})
 
     return derive
 

@@ -45,6 +45,11 @@ def best_of_probable(n: int = 100, *, examples: int = 1000) -> Callable[[View], 
 
     def derive(view: View) -> Review:
         record, probabilities = _recorded(view)
+        if view.algorithm.logits is None:
+            raise ArchitectureError(
+                "best_of_probable needs the probabilities of logits, and the method has none: select by "
+                "parts.by_evolution(…)."
+            )
         if not view.last or view.score is None:
             return Review(record, most_probable(view.space, probabilities, 1)[0], final=False)
         score, report_on = _scorer(view, examples)
@@ -154,6 +159,11 @@ def _recorded(view: View) -> tuple[dict[str, Any], dict[str, jax.Array]]:
     return {"alphas": as_lists(logits), "probabilities": as_lists(probabilities)}, probabilities
 
 
+def merit(metrics: Mapping[str, float]) -> float:
+    """The number that decides, larger is better: the reward, else the accuracy, else minus the loss."""
+    return metrics.get("reward", metrics.get("accuracy", -metrics["loss"]))
+
+
 def _scorer(view: View, examples: int) -> tuple[Callable[[dict[str, Any]], Trial], np.ndarray]:
     """What scores a decision, and the examples to report on."""
     score_on = view.score
@@ -162,8 +172,7 @@ def _scorer(view: View, examples: int) -> tuple[Callable[[dict[str, Any]], Trial
 
     def score(arch: dict[str, Any]) -> Trial:
         metrics = score_on(view.space.sampled(arch), examples=select_on, recalibrate=True)
-        merit = metrics.get("reward", metrics.get("accuracy", -metrics["loss"]))
-        return Trial(arch, merit, metrics=metrics)
+        return Trial(arch, merit(metrics), metrics=metrics)
 
     return score, report_on
 
