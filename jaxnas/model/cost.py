@@ -66,7 +66,8 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
     Args:
       model_fn: a fixed model (`apply_fixed_architecture`), any other Flax module, or a model with choices.
       input_shape: shape of the model's input with the batch, for instance `(1, 32, 32, 3)` for the cost of one image
-        (float32), or an array or `jax.ShapeDtypeStruct`.
+        (float32), or an array or `jax.ShapeDtypeStruct` (for token ids); for a model of several inputs a dict or tuple
+        of these, such as `{"image": (1, 32, 32, 3), "age": (1, 1)}`, nested as the model takes it.
       arch: for a model with choices: decisions, `Gated` paths among them, or weights `{key: float [n_candidates]}`.
 
     Raises:
@@ -99,7 +100,7 @@ def cost(model_fn: Any, input_shape: Any, arch: Arch | None = None) -> Cost:
     return _expected_cost(model, found, x, certain)
 
 
-def _gated_cost(model: functional.ModelFns, found: Space, x: jax.ShapeDtypeStruct, arch: Arch) -> Cost:
+def _gated_cost(model: functional.ModelFns, found: Space, x: Any, arch: Arch) -> Cost:
     is_mixture({key: value for key, value in arch.items() if not found[key].ranked})  # or raises
     read = {key: read_value(key, spec, arch[key]) for key, spec in found.items()}
     paths = {key: value.index for key, (kind, value) in read.items() if kind == "gated"}
@@ -121,33 +122,43 @@ def _certain(n: int, kind: str, value: Any) -> jax.Array:
     return jnp.zeros(n).at[jnp.asarray(value.index if kind == "gated" else value, int)].set(1.0)
 
 
-def _input(shape: Any) -> jax.ShapeDtypeStruct:
-    """The model's input of an argument `input_shape`."""
-    if not isinstance(shape, (tuple, list)):
-        return functional.shape_of(shape)
-    if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in shape):
+def _input(shape: Any) -> Any:
+    """The model's input of an argument `input_shape`: a `jax.ShapeDtypeStruct`, or a pytree of them."""
+    if _is_shape(shape):
+        return jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+    if isinstance(shape, Mapping):
+        return {key: _input(part) for key, part in shape.items()}
+    if isinstance(shape, tuple) and shape and not any(isinstance(part, (int, float, np.number)) for part in shape):
+        return tuple(_input(part) for part in shape)
+    if isinstance(shape, (tuple, list, str)) or shape is None:
         raise TypeError(
             f"input_shape must be the shape of the model's input with the batch, such as (1, 32, 32, 3), an array or a "
-            f"jax.ShapeDtypeStruct; got {shape!r}. (Models of several inputs cannot be costed.)"
+            f"jax.ShapeDtypeStruct, or a dict or tuple of these; got {shape!r}."
         )
-    return jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+    return functional.shape_of(shape)
 
 
-def _refusal(x: jax.ShapeDtypeStruct) -> Callable[[str, tuple[int, ...], str], Exception]:
+def _is_shape(shape: Any) -> bool:
+    """Whether a value is a plain shape."""
+    whole = isinstance(shape, (tuple, list)) and bool(shape)
+    return whole and all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in shape)
+
+
+def _refusal(x: Any) -> Callable[[str, tuple[int, ...], str], Exception]:
     return lambda reason, shape, how: ValueError(
         f"input_shape {tuple(x.shape)}: the model fails on it ({reason}), but takes {shape}."
     )
 
 
-def _fixed_cost(model: functional.ModelFns, x: jax.ShapeDtypeStruct) -> Cost:
+def _fixed_cost(model: functional.ModelFns, x: Any) -> Cost:
     variables = traced(lambda x: jax.eval_shape(model.init, jax.random.key(0), x), x, _refusal(x))
     closed = jax.make_jaxpr(model.apply)(variables, x)
-    labels = _Counter({}).label(closed.jaxpr.invars, variables, {})
+    labels = _Counter({}).label(closed.jaxpr.invars, variables, x, {})
     total = _Counter({}).count(closed.jaxpr, labels)
     return Cost(total.flops, sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables.get("params", {}))))
 
 
-def _expected_cost(model: functional.ModelFns, found: Space, x: jax.ShapeDtypeStruct, arch: Arch) -> Cost:
+def _expected_cost(model: functional.ModelFns, found: Space, x: Any, arch: Arch) -> Cost:
     sampled = jax.eval_shape(found.sample, jax.random.key(0))
     variables = jax.eval_shape(model.init, jax.random.key(0), x, sampled)
     closed = jax.make_jaxpr(model.apply)(variables, x, sampled)
@@ -156,7 +167,7 @@ def _expected_cost(model: functional.ModelFns, found: Space, x: jax.ShapeDtypeSt
     if concrete:
         weights = {key: np.asarray(value, np.float64) for key, value in weights.items()}
     counter = _Counter(weights)
-    labels = counter.label(closed.jaxpr.invars, variables, sampled)
+    labels = counter.label(closed.jaxpr.invars, variables, x, sampled)
     total = counter.count(closed.jaxpr, labels)
     # A parameter that no path uses (an auxiliary head's) belongs to all.
     shares = [total.uses.get(i, 1) for i, _ in enumerate(jax.tree.leaves(variables.get("params", {})))]
@@ -190,13 +201,13 @@ class _Counter:
     def __init__(self, weights: Mapping[str, Any]):
         self.weights = weights
 
-    def label(self, invars: list, variables: Any, sampled: Any) -> dict[Any, _Label]:
+    def label(self, invars: list, variables: Any, x: Any, sampled: Any) -> dict[Any, _Label]:
         """Labels of the arguments of `apply(variables, x, sampled)`."""
         number = itertools.count()
         labels: list[_Label | None] = []
         for path, _ in jax.tree_util.tree_flatten_with_path(variables)[0]:
             labels.append(_Label("param", next(number)) if path[0].key == "params" else None)
-        labels.append(None)
+        labels += [None] * len(jax.tree.leaves(x))
         labels += [_Label("choice", path[0].key) for path, _ in jax.tree_util.tree_flatten_with_path(sampled)[0]]
         return _known(invars, labels)
 

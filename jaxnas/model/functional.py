@@ -198,13 +198,12 @@ def model_fns(model_fn: Any) -> ModelFns:
 
 
 def shape_of(x: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of an array or anything similar. Raises TypeError for several arrays."""
+    """Shape and dtype of an array or anything similar. Raises TypeError for several arrays: see `trees.shapes_of`."""
     if isinstance(x, jax.ShapeDtypeStruct):
         return x
     if isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and any(hasattr(part, "shape") for part in x)):
         raise TypeError(
-            f"expected one array; got a {type(x).__name__} of {len(x)}. Models of several inputs work with "
-            "`jaxnas.space` and as fixed models, but not in searches, `fit`, `evaluate` and `cost`."
+            f"expected one array; got a {type(x).__name__} of {len(x)}. Several inputs are a dict or a tuple of arrays."
         )
     x = x if hasattr(x, "dtype") else jax.numpy.asarray(x)
     return jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))

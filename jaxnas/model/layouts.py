@@ -8,27 +8,29 @@ from typing import Any
 
 import jax
 
+from jaxnas.model.trees import form
+
 
 def traced(
-    run: Callable[[jax.ShapeDtypeStruct], Any],
-    x: jax.ShapeDtypeStruct,
+    run: Callable[[Any], Any],
+    x: Any,
     refusal: Callable[[str, tuple[int, ...], str], Exception],
 ) -> Any:
     """Traces a model on an input. If that fails and another layout of the same image works, the error says so.
 
     Args:
       run: traces.
-      x: the input, with a batch axis.
+      x: the input, with a batch axis: a `jax.ShapeDtypeStruct`, or a pytree of them, taken as it is.
       refusal: `(why it failed, the shape that works, how to bring an array x there) -> exception`.
     """
     try:
         return run(x)
     except Exception as e:
-        for shape, how in _layouts(x.shape):
+        for shape, how in _layouts(x.shape) if isinstance(x, jax.ShapeDtypeStruct) else ():
             if _works(run, jax.ShapeDtypeStruct(shape, x.dtype)):
                 reason = (str(e).splitlines() or [""])[0]
                 raise refusal(f"{type(e).__name__}: {reason}", shape, how) from None
-        e.add_note(f"The model was traced on an input {x.dtype}{list(x.shape)}.")
+        e.add_note(f"The model was traced on an input {form(x)}.")
         raise
 
 

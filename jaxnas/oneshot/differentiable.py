@@ -18,6 +18,7 @@ from flax import struct
 from jaxnas.model import functional
 from jaxnas.model.space import Space
 from jaxnas.model.text import short_repr
+from jaxnas.model.trees import shapes_of
 from jaxnas.oneshot.engine.base import Algorithm, Derivation, Method, Procedure, SearchState
 from jaxnas.oneshot.engine.options import SearchOptions
 from jaxnas.oneshot.engine.plan import Plan
@@ -227,7 +228,7 @@ class _Steps:
         model_rng, alpha_rng, rng = jax.random.split(rng, 3)
         alphas = self.relaxation.init(alpha_rng)
         arch = self.relaxation.probabilities(alphas)
-        variables = dict(self.model.init(model_rng, functional.shape_of(sample_batch[0]), arch))
+        variables = dict(self.model.init(model_rng, shapes_of(sample_batch[0]), arch))
         params = variables.pop("params", {})
         return DifferentiableState(
             params=params,

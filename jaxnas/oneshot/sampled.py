@@ -18,6 +18,7 @@ from flax import struct
 from jaxnas.model import functional
 from jaxnas.model.space import Space
 from jaxnas.model.text import short_repr
+from jaxnas.model.trees import shapes_of
 from jaxnas.oneshot.engine.base import Algorithm, Derivation, Method, Procedure, SearchState
 from jaxnas.oneshot.engine.options import SearchOptions
 from jaxnas.oneshot.engine.plan import Plan
@@ -196,7 +197,7 @@ def algorithm(
     def init(rng: jax.Array, sample_batch: Any) -> SampledState:
         model_rng, policy_rng, arch_rng, rng = jax.random.split(rng, 4)
         arch = policy.space.sample(arch_rng)
-        variables = dict(model.init(model_rng, functional.shape_of(sample_batch[0]), arch))
+        variables = dict(model.init(model_rng, shapes_of(sample_batch[0]), arch))
         params = variables.pop("params", {})
         return SampledState(
             params=params,
