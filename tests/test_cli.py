@@ -81,7 +81,13 @@ def test_what_there_is_and_whether_it_works():
     assert all(name in listed for name in spaces.SPACES)
     examined = jaxnas("doctor")
     assert examined.returncode == 0, examined.stderr
-    for text in (f"jaxnas {version.__version__}", "devices: ", "a compiled gradient: right", "everything works"):
+    for text in (
+        f"jaxnas {version.__version__}",
+        "devices: ",
+        "a compiled gradient: right",
+        "convolutions on a CPU: by",
+        "everything works",
+    ):
         assert text in examined.stdout
     assert "show-completion" in jaxnas("--help").stdout
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,13 @@ import pytest
 from jaxnas.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-BESIDE = ("report/page/page.js", "benchmarks/nasbench201.npz", "benchmarks/nasbench201.NOTICE.txt", "py.typed")
+BESIDE = (
+    "report/page/page.js",
+    "benchmarks/nasbench201.npz",
+    "benchmarks/nasbench201.NOTICE.txt",
+    "py.typed",
+    "ops/onednn.cc",
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,8 @@ def test_what_is_in_them(built):
     beside = {f"jaxnas/{name}" for name in BESIDE}
     page = {str(path.relative_to(ROOT)) for path in (ROOT / "jaxnas" / "report" / "page").iterdir()}
     info = {name for name in names if name.startswith(f"jaxnas-{__version__}.dist-info/")}
-    assert names - info == modules | beside | page
+    shim = {name for name in names if re.fullmatch(r"jaxnas/ops/_onednn\..*\.so", name)}  # where the extra `cpu` is
+    assert names - info - shim == modules | beside | page
     assert any(name.endswith("/LICENSE") for name in info)
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
@@ -82,6 +90,41 @@ def test_the_wheel_works_away_from_the_repository(built, tmp_path):
     assert "test accuracy" in said
     python("-m", "jaxnas", "report", "q")
     assert (work / "q" / "report.html").stat().st_size > 10_000
+
+
+def test_the_extras_are_those_that_doctor_knows():
+    pytest.importorskip("typer")
+    from jaxnas.cli.about import _EXTRAS
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras) == {*_EXTRAS, "test", "all"}
+    for extra, packages in _EXTRAS.items():
+        assert set(packages) <= {re.match(r"[\w-]+", line)[0] for line in extras[extra]}
+    (everything,) = extras["all"]
+    in_all = everything.removeprefix("jaxnas[").removesuffix("]").split(",")
+    assert set(in_all) == set(_EXTRAS) - {"cpu"}  # which is only for some machines, and changes the bits of results
+
+
+def test_without_a_compiler_it_is_built_without_the_shim(tmp_path):
+    """As on a machine that has oneDNN but no compiler: a warning, no error."""
+    for name in ("pyproject.toml", "README.md", "LICENSE", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "jaxnas" / "ops").mkdir(parents=True)
+    shutil.copy(ROOT / "jaxnas" / "version.py", tmp_path / "jaxnas")
+    for name in ("jaxnas/__init__.py", "jaxnas/ops/__init__.py", "jaxnas/ops/onednn.cc"):
+        (tmp_path / name).touch()
+    # What setup.py looks for, wherever the environment is.
+    found = (tmp_path / "setup.py").read_text().replace("all(path.exists() for path in needed)", "True")
+    (tmp_path / "setup.py").write_text(found)
+    script = "from setuptools import build_meta as b; b.build_wheel('.')"
+    environment = {**os.environ, "CC": "/bin/false", "CXX": "/bin/false"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "jaxnas.ops._onednn" in done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert not any(name.endswith(".so") for name in zipfile.ZipFile(wheel).namelist())
 
 
 def test_the_version_is_in_one_place():

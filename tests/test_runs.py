@@ -33,7 +33,7 @@ def start(path, config, **options):
 def test_what_is_written_is_read(tmp_path):
     path = finished(tmp_path / "run")
     assert runs.read_config(path)["algorithm"] == "darts"
-    assert set(runs.read_config(path)["versions"]) == {"jaxnas", "jax", "flax", "optax", "device"}
+    assert set(runs.read_config(path)["versions"]) == {"jaxnas", "jax", "flax", "optax", "device", "convolutions"}
     first, second = runs.read_history(path)
     assert first == {"epoch": 0, "loss": 1.5, "nan": None, "arch": {"two": [0, 1]}}
     assert second["loss"] == 0.5

@@ -22,6 +22,7 @@ _EXTRAS = {
     "plots": ("matplotlib", "fast-sugiyama"),
     "report": ("plotly", "fast-sugiyama"),
     "tensorboard": ("tensorboardX",),
+    "cpu": ("onednn-cpu-gomp", "onednn-devel-cpu-gomp"),
 }
 """Extra of pyproject.toml -> the packages in it."""
 
@@ -78,7 +79,10 @@ def _examined() -> Iterator[tuple[str, str | None]]:
         yield f"extra {extra}: {have}{lacks}", None
     yield from _devices()
     from jaxnas.compilation import cache_compilations, keep_heap
+    from jaxnas.ops import onednn
 
+    by = f"XLA ({why})" if (why := onednn.why_not()) else f"oneDNN {onednn.version()} where it is faster, else XLA"
+    yield f"convolutions on a CPU: by {by}", None
     folder = cache_compilations()
     files = [file for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
     size = sum(file.stat().st_size for file in files) / 2**20

@@ -3,7 +3,8 @@
 XLA:CPU brings the gradient convolutions that JAX emits into the layout of its fast kernels only in the entry
 computation; in the body of a loop or a branch, where a sampled supernet has its candidates, they run in a naive loop.
 Grouped convolutions never have a fast kernel. On CPU the gradients are therefore written here as forward-shaped
-convolutions, dots and sums of shifted windows. Other platforms run what `lax` itself would run.
+convolutions, dots and sums of shifted windows; with the extra `cpu`, oneDNN computes those that it serves
+(`jaxnas.ops.onednn`). Other platforms run what `lax` itself would run.
 
 With `y = convolve(x, w)`, the form `<y, g>` is linear in each of x, w and g. Its three gradients `convolve(x, w)`,
 `input_grad(g, w)` and `kernel_grad(x, g)` are thus each other's gradients too, so derivatives of any order (by reverse
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from jaxnas.ops import onednn
 from jaxnas.ops.meshes import on_any_mesh
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -149,20 +151,23 @@ def _geometry(
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(geometry: _Geometry, x: jax.Array, w: jax.Array) -> jax.Array:
     """The convolution of x `[N, H, W, C]` with w `[kh, kw, C or 1, D]`."""
-    return _run(_shifted_sum if geometry.depthwise else _wide_convolve, _lax_convolve, geometry, x, w)
+    cpu = _shifted_sum if geometry.depthwise else _wide_convolve
+    return _run("forward", cpu, _lax_convolve, geometry, x, w)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _input_grad(geometry: _Geometry, g: jax.Array, w: jax.Array) -> jax.Array:
     """The gradient of `<convolve(x, w), g>` with respect to x."""
-    return _run(_flipped_shifted_sum if geometry.depthwise else _flipped_convolve, _lax_input_grad, geometry, g, w)
+    cpu = _flipped_shifted_sum if geometry.depthwise else _flipped_convolve
+    return _run("input", cpu, _lax_input_grad, geometry, g, w)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _kernel_grad(geometry: _Geometry, x: jax.Array, g: jax.Array) -> jax.Array:
     """The gradient of `<convolve(x, w), g>` with respect to w."""
     small = not geometry.depthwise and min(x.shape[3], g.shape[3]) < 16
-    return _run(_kernel_grad_by_convolution if small else _kernel_grad_by_taps, _lax_kernel_grad, geometry, x, g)
+    cpu = _kernel_grad_by_convolution if small else _kernel_grad_by_taps
+    return _run("kernel", cpu, _lax_kernel_grad, geometry, x, g)
 
 
 def _set_gradients(function: Any, first: Callable, second: Callable) -> None:
@@ -182,8 +187,22 @@ _set_gradients(_input_grad, lambda q, g, w, t: _convolve(q, t, w), lambda q, g, 
 _set_gradients(_kernel_grad, lambda q, x, g, t: _input_grad(q, g, t), lambda q, x, g, t: _convolve(q, x, t))
 
 
+def _run(
+    kind: onednn.Kind, cpu: Callable, default: Callable, geometry: _Geometry, a: jax.Array, b: jax.Array
+) -> jax.Array:
+    """One of the three, by oneDNN if it serves it, else by `cpu` on a CPU and by `default` elsewhere."""
+    if onednn.serves(kind, geometry, a, b):
+        cpu = _by_onednn(kind, cpu)
+    return _run_compiled(cpu, default, geometry, a, b)
+
+
+@cache  # the same function for the same choice, so that `jit` knows it again
+def _by_onednn(kind: onednn.Kind, cpu: Callable) -> Callable:
+    return lambda geometry, a, b: onednn.run(kind, geometry, cpu, a, b)
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2))  # so that calls outside `jit` do not compile anew each time
-def _run(cpu: Callable, default: Callable, geometry: _Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
+def _run_compiled(cpu: Callable, default: Callable, geometry: _Geometry, a: jax.Array, b: jax.Array) -> jax.Array:
     return lax.platform_dependent(a, b, cpu=partial(cpu, geometry), default=partial(default, geometry))
 
 

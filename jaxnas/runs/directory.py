@@ -153,6 +153,7 @@ class RunDirectory:
             warnings.warn(f"{damage} The run continues from its last checkpoint.", RuntimeWarning, stacklevel=5)
             with contextlib.suppress(OSError):
                 os.replace(self.path / RESULT, self.path / f"{RESULT}.damaged")
+        entering.warn_of_other_kernels(self.path, self._config)
         if different:
             warnings.warn(
                 f"{self.path}: the run continues with another configuration: {different}.",

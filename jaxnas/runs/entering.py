@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 
 from jaxnas.errors import RunError
+from jaxnas.ops.onednn import convolution_kernels
 from jaxnas.runs import schema
 from jaxnas.runs.reading import CONFIG, read_object
 from jaxnas.version import __version__
@@ -98,7 +100,23 @@ def versions() -> dict[str, str]:
         "flax": flax.__version__,
         "optax": optax.__version__,
         "device": f"{device.platform}: {device.device_kind}",
+        "convolutions": convolution_kernels(),
     }
+
+
+def warn_of_other_kernels(path: Path, config: Mapping[str, Any]) -> None:
+    """Warns where a run that is continued began with other kernels of convolutions than there are now.
+
+    Runs of versions that did not note it used XLA's.
+    """
+    before, now = config.get("versions", {}).get("convolutions", "xla"), convolution_kernels()
+    if before != now:
+        warnings.warn(
+            f"{path}: the run began with convolutions by {before} and continues with those by {now}: its results will "
+            "differ in the last bits from those of an uninterrupted run (docs/cpu.md).",
+            RuntimeWarning,
+            stacklevel=6,
+        )
 
 
 def short(value: Any, most: int = 300) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.ops.onednn import convolution_kernels
 from jaxnas.runs.callback import Callback, Run, Step, Stop
 
 _ON_THE_BAR = 4
@@ -28,6 +29,7 @@ class Progress:
     def on_begin(self, run: Run) -> None:
         self._run = run
         head = f"{run.steps} steps per epoch, of which the first compiles"
+        head += "; convolutions by oneDNN" if convolution_kernels() == "onednn" else ""
         self._bar = _bar()
         if self._bar is not None:
             self._bar.start()
