@@ -98,7 +98,7 @@ def test_a_method_is_described(name):
     assert set(method.defaults) <= set(SEARCH_DEFAULTS)
     if name in METHODS:
         module = importlib.import_module(METHODS[name].__module__)
-        assert "arXiv" in module.__doc__
+        assert "arXiv" in module.__doc__ or name == "oles"  # of which there is none
         assert getattr(jaxnas, name) is module
         assert typing.get_overloads(module.search)
         assert f"`{name}.search`" in README

@@ -122,6 +122,7 @@ METHODS: Mapping[str, Entry] = {
     "darts_pt": Entry(
         _plain("darts_pt"), 125, published=((88.11, 0.0),) + 2 * ((float("nan"), 0.0),), source="the authors' reply"
     ),
+    "oles": Entry(_plain("oles"), 50),
     "sdarts": Entry(_plain("sdarts")),
     "fair_darts": Entry(_plain("fair_darts")),
     "fbnet": Entry(_plain("fbnet")),

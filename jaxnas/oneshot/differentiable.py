@@ -24,6 +24,7 @@ from jaxnas.oneshot.engine.options import SearchOptions
 from jaxnas.oneshot.engine.plan import Plan
 from jaxnas.oneshot.parts import hypergradient as hypergradients
 from jaxnas.oneshot.parts.derivation import by_weight
+from jaxnas.oneshot.parts.freezing import Freezing
 from jaxnas.oneshot.parts.optimizers import adam, cosine_sgd, given
 from jaxnas.oneshot.parts.part import ModelPart, Seen, text_of
 from jaxnas.oneshot.parts.penalty import Penalty
@@ -46,11 +47,13 @@ class Parts(NamedTuple):
     single_level: bool = False
     train_on: Callable[[Space], Train] | None = None
     in_turns: bool = False
+    freeze: ModelPart[Freezing] | None = None
 
     def described(self) -> dict[str, Any]:
         """The parts as `config.json` has them."""
         own: dict[str, Any] = {} if self.train_on is None else {"train_on": text_of(self.train_on)}
         own |= {"in_turns": True} if self.in_turns else {}
+        own |= {} if self.freeze is None else {"freeze": text_of(self.freeze)}
         return {
             **own,
             "relax": text_of(self.relax),
@@ -69,10 +72,12 @@ class DifferentiableState(SearchState):
     Attributes:
       alphas: `{key: float [n_candidates]}`, the logits.
       arch_opt_state: optax state of the logits.
+      matching: which operations are frozen, where a part freezes them; else `()`.
     """
 
     alphas: dict[str, jax.Array]
     arch_opt_state: optax.OptState
+    matching: Any = ()
 
 
 def differentiable(
@@ -86,6 +91,7 @@ def differentiable(
     single_level: bool = False,
     train_on: Callable[[Space], Train] | None = None,
     in_turns: bool = False,
+    freeze: ModelPart[Freezing] | None = None,
     arch_optimizer: optax.GradientTransformation | None = None,
     own_arch_optimizer: Callable[[Plan], optax.GradientTransformation] = adam(),  # noqa: B008
     own_weight_optimizer: Callable[[Plan], optax.GradientTransformation] = cosine_sgd(),  # noqa: B008
@@ -106,6 +112,7 @@ def differentiable(
         `parts.uniform_path`. Default: that of `relax`, drawn anew.
       in_turns: an epoch first trains the weights on a pass over their data, then the logits on one over theirs.
         Default: every step moves both.
+      freeze: which candidates' weights are trained no more, such as `parts.gradient_matching()`.
       arch_optimizer: any optax optimiser, of the logits. Default: the method's own.
       own_arch_optimizer, own_weight_optimizer: `(plan) -> optimiser`, the method's own, where none is given. Default:
         those of the DARTS paper, Adam 3e-4 and SGD 0.025 -> 0.001.
@@ -116,11 +123,13 @@ def differentiable(
       A `Method`, for `jaxnas.search`.
 
     Raises:
-      ValueError: for turns with a hypergradient or a single level, which need both batches in a step.
+      ValueError: for turns with a hypergradient, a single level, or freezing, which need both batches in a step.
     """
-    parts = Parts(relax, tuple(penalties), perturb, hypergradient, single_level, train_on, in_turns)
+    parts = Parts(relax, tuple(penalties), perturb, hypergradient, single_level, train_on, in_turns, freeze)
     if in_turns and (single_level or hypergradient is not hypergradients.first_order):
         raise ValueError("in_turns trains the logits without the weights' batch: use first_order, and two levels.")
+    if freeze is not None and (in_turns or single_level):
+        raise ValueError("freeze compares the gradients of two batches in a step: use two levels, and not in_turns.")
 
     def build(plan: Plan) -> Procedure:
         turn = len(plan.arch_examples) // plan.batch_size if in_turns else 0
@@ -193,6 +202,7 @@ def algorithm(
         penalties=[each.for_model(seen) if isinstance(each, ModelPart) else each(space) for each in parts.penalties],
         perturb=None if parts.perturb is None else parts.perturb(space),
         train_on=relaxation.arch if parts.train_on is None else parts.train_on(space),
+        freeze=None if parts.freeze is None else parts.freeze.for_model(seen),
         parts=parts,
         weight_optimizer=weight_optimizer,
         arch_optimizer=arch_optimizer,
@@ -219,6 +229,7 @@ class _Steps:
     penalties: Sequence[Penalty]
     perturb: Perturb | None
     train_on: Train
+    freeze: Freezing | None
     parts: Parts
     weight_optimizer: optax.GradientTransformation
     arch_optimizer: optax.GradientTransformation
@@ -238,6 +249,7 @@ class _Steps:
             arch_opt_state=self.arch_optimizer.init(alphas),
             rng=rng,
             step=jnp.zeros((), jnp.int32),
+            matching=() if self.freeze is None else self.freeze.init(params),
         )
 
     def step(
@@ -246,6 +258,7 @@ class _Steps:
         weight_rng, arch_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
         t = state.step.astype(jnp.float32) / self.steps
         report: dict[str, jax.Array] = {}
+        before = state
         if valid_batch is not None:
             batch = train_batch if self.parts.single_level else valid_batch
             state, report = self._arch_step(state, train_batch, batch, (weight_rng, arch_rng), t)
@@ -258,8 +271,26 @@ class _Steps:
                 return self.weights.loss(state.params, state.model_state, changed, train_batch, weight_rng)[0]
 
             mixture = self.perturb(loss_of_mixture, mixture, jax.random.fold_in(weight_rng, _PERTURB), t)
-        state, trained = self.weights.train(state, mixture, train_batch, weight_rng)
+        if self.freeze is None:
+            state, trained = self.weights.train(state, mixture, train_batch, weight_rng)
+        else:
+            held_out = None if valid_batch is None else self._held_out(before, valid_batch, arch_rng, t)
+            state, trained = self._train_unfrozen(self.freeze, state, mixture, train_batch, weight_rng, held_out)
         return state.replace(step=state.step + 1), report | trained  # type: ignore[attr-defined]
+
+    def _held_out(self, state: DifferentiableState, batch: Any, rng: jax.Array, t: jax.Array) -> Any:
+        """The weights' gradient of the validation loss whose gradient moved the logits; XLA computes it once."""
+        return self.weights.gradient(state.params, state.model_state, self._sample(state.alphas, rng, t), batch, rng)[1]
+
+    def _train_unfrozen(
+        self, freeze: Freezing, state: DifferentiableState, arch: Any, batch: Any, rng: jax.Array, held_out: Any
+    ) -> tuple[DifferentiableState, dict[str, jax.Array]]:
+        found = self.weights.gradient(state.params, state.model_state, arch, batch, rng)
+        matching = state.matching if held_out is None else freeze.observe(state.matching, found[1], held_out)
+        state = state.replace(matching=matching)  # type: ignore[attr-defined]
+        state, report = self.weights.update(state, found, freeze.trained(matching, state.params))
+        frozen = sum(each.sum() for each in jax.tree.leaves(matching.frozen))
+        return state, report | {"frozen_operations": jnp.asarray(frozen, jnp.float32)}
 
     def _sample(self, alphas: Any, rng: jax.Array, t: jax.Array) -> dict[str, Any]:
         return self.relaxation.arch(alphas, jax.random.fold_in(rng, _SAMPLE), t)

@@ -197,6 +197,11 @@ class Darts(nn.Module):
         """The choices, which do not depend on the input."""
         return choices_of(self.cells)
 
+    def operation_of(self, path: tuple[str, ...]) -> tuple[str, int] | None:
+        """The operation whose parameter this is; edges are stacked, and normal cells. See `parts.gradient_matching`."""
+        name = next((op for op in OPERATIONS if path[-1].startswith(f"{op}_")), None)
+        return None if name is None else (f"{path[0]}/{name}", 1 + path[0].endswith("_normal"))
+
     def describe_cells(self) -> list[DrawnCell]:
         """The two cells as pictures show them; see `jaxnas.graph.Cell`."""
         return describe_cells(self.cells)

@@ -168,6 +168,11 @@ class NasBench201(nn.Module):
         """The six choices, which do not depend on the input."""
         return Space({edge: ChoiceSpec(LAYER, len(OPERATIONS), OPERATIONS) for edge in EDGES})
 
+    def operation_of(self, path: tuple[str, ...]) -> tuple[str, int] | None:
+        """The operation whose parameter this is; cells are stacked. See `parts.gradient_matching`."""
+        inside = [name for name in path if name.startswith("candidates_")]
+        return ("/".join(path[: path.index(inside[-1]) + 1]), 1) if inside else None
+
     def describe_cells(self) -> list[DrawnCell]:
         """The cell as pictures show it; see `jaxnas.graph.Cell`."""
         return [DrawnCell("cell", list("0123"), [CellEdge(edge[-1], edge[0], choice=edge) for edge in EDGES])]

@@ -4,6 +4,7 @@ from jaxnas.oneshot.parts.costs import cost_in_reward, expected_cost
 from jaxnas.oneshot.parts.derivation import best_of_samples, by_probability, by_threshold, by_weight
 from jaxnas.oneshot.parts.edges import auxiliary_skip, edge_normalised
 from jaxnas.oneshot.parts.fairness import fair_paths
+from jaxnas.oneshot.parts.freezing import gradient_matching
 from jaxnas.oneshot.parts.hypergradient import exact, finite_difference, first_order
 from jaxnas.oneshot.parts.optimizers import adam, cosine_sgd, exponentiated_gradient
 from jaxnas.oneshot.parts.part import Part, model_part, part
@@ -39,6 +40,7 @@ __all__ = [
     "fair_paths",
     "finite_difference",
     "first_order",
+    "gradient_matching",
     "gumbel",
     "gumbel_path",
     "model_part",

@@ -26,11 +26,16 @@ class Supernet(NamedTuple):
         `train_loss`, `train_<metric>`, `weight_grad_norm` (before clipping).
       train_together: the same for several architectures, each leaf with a leading axis: one step by the sum of their
         gradients, computed one after the other. The report has the means of their losses and metrics.
+      gradient: `(params, model_state, arch, (x, y), rng) -> (what loss gives, gradient)`, by the params.
+      update: `(state, what gradient gives, trained) -> (state, report)`: one step; `trained`, None or a tree of bool
+        that broadcasts to the params, says which of them move at all.
     """
 
     loss: Callable[..., tuple[jax.Array, Any]]
     train: Callable[..., tuple[Any, dict[str, jax.Array]]]
     train_together: Callable[..., tuple[Any, dict[str, jax.Array]]]
+    gradient: Callable[..., tuple[Any, Any]]
+    update: Callable[..., tuple[Any, dict[str, jax.Array]]]
 
 
 def supernet(
@@ -60,17 +65,22 @@ def supernet(
 
     gradient = jax.value_and_grad(loss, has_aux=True)
 
-    def update(state: State, gradients: Any, model_state: Any, value: jax.Array, scores: Any) -> tuple[State, dict]:
+    def update(state: State, found: Any, trained: Any = None) -> tuple[State, dict[str, jax.Array]]:
+        (value, (scores, model_state)), gradients = found
+
+        def kept(tree: Any) -> Any:
+            return tree if trained is None else jax.tree.map(lambda ok, leaf: jnp.where(ok, leaf, 0), trained, tree)
+
+        gradients = kept(gradients)
         clipped, _ = clip.update(gradients, clip.init(state.params))
         updates, opt_state = optimizer.update(clipped, state.weight_opt_state, state.params)
         report = {"train_loss": value, "weight_grad_norm": optax.global_norm(gradients)}
         report |= {f"train_{name}": score for name, score in scores.items()}
-        params = optax.apply_updates(state.params, updates)
+        params = optax.apply_updates(state.params, kept(updates))
         return state.replace(params=params, model_state=model_state, weight_opt_state=opt_state), report  # type: ignore[attr-defined]
 
     def train(state: State, arch: Any, batch: Any, rng: jax.Array) -> tuple[State, dict[str, jax.Array]]:
-        (value, (scores, model_state)), gradients = gradient(state.params, state.model_state, arch, batch, rng)
-        return update(state, gradients, model_state, value, scores)
+        return update(state, gradient(state.params, state.model_state, arch, batch, rng))
 
     def train_together(state: State, archs: Any, batch: Any, rng: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         n = len(jax.tree.leaves(archs)[0])
@@ -84,6 +94,6 @@ def supernet(
         start = (jax.tree.map(jnp.zeros_like, state.params), state.model_state)
         (total, model_state), found = jax.lax.scan(add, start, (archs, jax.random.split(rng, n)))
         value, scores = jax.tree.map(lambda each: each.mean(0), found)
-        return update(state, total, model_state, value, scores)
+        return update(state, ((value, (scores, model_state)), total))
 
-    return Supernet(loss, train, train_together)
+    return Supernet(loss, train, train_together, gradient, update)
