@@ -21,11 +21,15 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     )
     names = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     found = []
     for block in blocks:
         exec(block, names)
         found.append(names["data"])
+    several = found.pop(1)
+    assert {name: str(part.dtype) for name, part in several.preprocessing.parts.items()} == {
+        **{"image": "uint8", "age": "float32", "words": "int64"}
+    }
     assert [data.x_train.shape for data in found] == [(50, 28, 28, 1), (6, 32, 32, 3), (2, 4, 6, 3), (50, 28, 28, 1)]
     assert found[1].num_classes == 2
     assert found[3].augment.cutout == 8

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxnas.checks import check_batch_size
 from jaxnas.data.batches import epoch_batches
 from jaxnas.model import functional
+from jaxnas.model.trees import rows_of
 from jaxnas.programs.losses import as_loss
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def alpha_hessian(run: Run, *, batch_size: int | None = None) -> Callable[[Any, 
     model = functional.model_fns(run.model_fn)
     dataset, loss_fn = run.dataset, as_loss(run.loss_fn)
 
-    def product(alphas: Any, variables: Any, images: jax.Array, labels: jax.Array, rng: jax.Array, v: jax.Array) -> Any:
+    def product(alphas: Any, variables: Any, images: Any, labels: Any, rng: jax.Array, v: jax.Array) -> Any:
         flat, unravel = ravel_pytree(alphas)
         x = dataset.prepare(images, jax.random.fold_in(rng, 0))
 
@@ -67,7 +68,8 @@ def alpha_hessian(run: Run, *, batch_size: int | None = None) -> Callable[[Any, 
         alphas = logits(state)
         batch_rng, rng = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), epoch))
         chosen = epoch_batches(batch_rng, examples, steps=1, batch_size=size)[0]
-        images, labels = jnp.asarray(dataset.x_train[chosen]), jnp.asarray(dataset.y_train[chosen])
+        data = rows_of((dataset.x_train, dataset.y_train), chosen)
+        images, labels = jax.tree.map(jnp.asarray, data)
 
         def times(v: np.ndarray) -> np.ndarray:
             vector = jnp.asarray(v, jnp.float32).reshape(-1)

@@ -93,6 +93,8 @@ def _augmented(dataset: Any, augment: AugmentName) -> Any:
 
     if augment is AugmentName.default:
         return dataset
-    cutout = dataclasses.replace(STANDARD, cutout=min(dataset.x_train.shape[1:3]) // 2)
+    pictures = list(dataset.images.values())
+    side = min(pictures[0].shape[1:3]) if pictures else 0  # without pictures the data set refuses the augmentation
+    cutout = dataclasses.replace(STANDARD, cutout=side // 2)
     chosen = {AugmentName.none: None, AugmentName.standard: STANDARD, AugmentName.cutout: cutout}[augment]
     return dataclasses.replace(dataset, augment=chosen)

@@ -16,7 +16,9 @@ def predict(
     model: Annotated[Path, typer.Argument(help="A run directory, or a folder that `save` wrote.")],
     examples: Annotated[
         list[Path],
-        typer.Argument(help="An .npy file, an .npz file with x or x_test, or pictures; raw, as in training."),
+        typer.Argument(
+            help="An .npy file, an .npz file with x or x_test (several inputs: x/NAME), or pictures; raw, as trained."
+        ),
     ],
     model_fn: Annotated[str | None, typer.Option("--model", help="The model, as module:name.")] = None,
     out: Annotated[
@@ -31,7 +33,7 @@ def predict(
     if out is not None and out.exists():
         raise RunError(f"{out} is there already; choose another file, or remove it.")
     predictor = jaxnas.load_model(model, model_fn=None if model_fn is None else import_model(model_fn))
-    outputs = predictor.predict(_read(examples, predictor.preprocessing.shape))
+    outputs = predictor.predict(_read(examples, predictor.preprocessing))
     classes = outputs.argmax(-1) if outputs.ndim == 2 and outputs.shape[1] > 1 else None
     for i in range(min(len(outputs), _SHOWN)):
         label = f"example {i}" if len(examples) < 2 else str(examples[i])
@@ -50,14 +52,16 @@ def _told(output: np.ndarray, chosen: int | None) -> str:
     return f"class {chosen} ({100 * shifted[chosen] / shifted.sum():.1f} %)"
 
 
-def _read(files: list[Path], shape: tuple[int, ...]) -> np.ndarray:
+def _read(files: list[Path], preprocessing: Any) -> np.ndarray:
     from jaxnas.errors import DataError
 
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise DataError(f"{missing[0]}: there is no such file.")
     if all(file.suffix.lower() in _PICTURES for file in files):
-        return np.stack([_picture(file, shape) for file in files])
+        if not hasattr(preprocessing, "shape"):
+            raise DataError(f"this model takes {preprocessing.form}: give an .npz file with x/NAME for each input.")
+        return np.stack([_picture(file, getattr(preprocessing, "shape", ())) for file in files])
     if len(files) > 1:
         raise DataError("give one .npy or .npz file, or pictures only.")
     [file] = files
@@ -67,10 +71,24 @@ def _read(files: list[Path], shape: tuple[int, ...]) -> np.ndarray:
         raise DataError(f"{file}: no .npy or .npz file ({type(e).__name__}: {e}).") from None
     if isinstance(found, np.ndarray):
         return found
+    if not hasattr(preprocessing, "shape"):
+        return _named(file, found)
     names = [name for name in ("x", "x_test") if name in found]
     if not names:
         raise DataError(f"{file}: has no array x or x_test; it has {list(found)}.")
     return found[names[0]]
+
+
+def _named(file: Path, found: Any) -> Any:
+    """The inputs of a model of several, from `x/NAME` or `x_test/NAME` for each."""
+    from jaxnas.errors import DataError
+    from jaxnas.model.trees import named_tree
+
+    for field in ("x/", "x_test/"):
+        leaves = {name.removeprefix(field): found[name] for name in found if name.startswith(field)}
+        if leaves:
+            return named_tree(leaves)
+    raise DataError(f"{file}: this model has several inputs; expected arrays x/NAME, but there are {list(found)}.")
 
 
 def _picture(file: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.data.arrays import check_alike, check_split, read_arrays
 from jaxnas.data.augment import Augment
-from jaxnas.data.preprocessing import Preprocessing
+from jaxnas.data.preprocessing import AnyPreprocessing, Preprocessing, TreePreprocessing
 from jaxnas.errors import DataError
 from jaxnas.model.text import summary
+from jaxnas.model.trees import count_of, is_container, map_named, named_leaves, rows_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -27,12 +28,15 @@ class Dataset:
     are passed to the model as they are, and so are other integers (tokens).
 
     Attributes:
-      x_train: `[N, …]`; images are `[N, H, W, C]`.
-      y_train: `[N]` int labels, or anything of length N that the loss understands.
+      x_train: `[N, …]`; images are `[N, H, W, C]`. Or a dict or tuple of such arrays (nested ones too), which the
+        model then gets as it is, for instance `{"image": uint8 [N, H, W, C], "age": float [N, 1]}`.
+      y_train: `[N]` int labels, or anything of length N that the loss understands; a dict or tuple too.
       x_test, y_test: the same for testing, or None.
       num_classes: number of classes; by default the largest training label + 1.
-      mean, std: per channel in 0..1, for uint8 images; by default those of `x_train`.
-      augment: an `Augment`, or a function (rng, normalised images) -> images, applied in training; or None.
+      mean, std: per channel in 0..1, for uint8 images; by default those of `x_train`. For several inputs a dict
+        `{name: …}`, with names such as `image` or `views/0`; only those of uint8 with four axes are normalised.
+      augment: an `Augment`, for which exactly one input must have four axes, or a function (rng, prepared inputs) ->
+        inputs, applied in training; or None.
       name: what to call it in messages.
       source: the arguments with which `jaxnas.data.load` loads it again, if it did.
     """
@@ -42,8 +46,8 @@ class Dataset:
     x_test: Any = None
     y_test: Any = None
     num_classes: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: Any = None
+    std: Any = None
     augment: Augment | Callable[[jax.Array, jax.Array], jax.Array] | None = None
     name: str = "arrays"
     source: dict[str, Any] | None = None
@@ -57,57 +61,77 @@ class Dataset:
             if (x is None) != (y is None):
                 raise DataError(f"{self.name}: only one of x_{part} and y_{part} is given.")
             if x is not None:
-                put(f"x_{part}", _array(self.name, f"x_{part}", x))
-                put(f"y_{part}", _array(self.name, f"y_{part}", y))
-                self._check_part(part)
+                put(f"x_{part}", read_arrays(self.name, f"x_{part}", x))
+                put(f"y_{part}", read_arrays(self.name, f"y_{part}", y))
+                check_split(self.name, part, getattr(self, f"x_{part}"), getattr(self, f"y_{part}"))
         if self.x_train is None:
             raise DataError(f"{self.name}: x_train and y_train are missing.")
-        if self.x_test is not None and self.x_test.shape[1:] != self.x_train.shape[1:]:
-            raise DataError(
-                f"{self.name}: images of x_train have shape {self.x_train.shape[1:]}, those of x_test "
-                f"{self.x_test.shape[1:]}."
-            )
-        if self.x_test is not None and self.x_test.dtype != self.x_train.dtype:
-            raise DataError(f"{self.name}: x_train is {self.x_train.dtype}, x_test is {self.x_test.dtype}.")
+        if self.x_test is not None:
+            check_alike(self.name, "x", self.x_train, self.x_test)
+            check_alike(self.name, "y", self.y_train, self.y_test)
         if self.has_classes:
             classes = self.num_classes or int(self.y_train.max()) + 1
             put("num_classes", classes)
             self._check_labels(classes)
-        if self.x_train.dtype == np.uint8 and (self.mean is None or self.std is None):
-            mean, std = _channel_statistics(self.x_train)
-            put("mean", self.mean or mean)
-            put("std", self.std or std)
-        if isinstance(self.augment, Augment) and self.x_train.ndim != 4:
-            raise DataError(f"{self.name}: Augment needs images [N, H, W, C]; x_train is {self.x_train.shape}.")
+        for field, values in _normalisation(self).items():
+            put(field, values)
+        if isinstance(self.augment, Augment) and len(self.images) != 1:
+            found = f"{list(self.images)} are images" if self.images else "none of the inputs is"
+            found = found if is_container(self.x_train) else f"x_train is {self.x_train.shape}"
+            raise DataError(f"{self.name}: Augment needs images [N, H, W, C], one array of them; {found}.")
 
     def __repr__(self) -> str:
-        tested = "" if self.x_test is None else f" and {len(self.x_test):,} test"
-        labels = f"{self.num_classes} classes" if self.has_classes else f"labels {summary(self.y_train[0])}"
-        each = f"{self.x_train.dtype} {list(self.x_train.shape[1:])}"
+        tested = "" if self.x_test is None else f" and {self.n_test:,} test"
+        first = rows_of(self.y_train, 0)
+        labels = f"{self.num_classes} classes" if self.has_classes else f"labels {_brief(first)}"
+        each = _brief(rows_of(self.x_train, 0), np.asarray) if is_container(self.x_train) else _of_array(self.x_train)
         augment = "" if self.augment is None else f", augment={self.augment!r}"
-        return f"Dataset({self.name}: {len(self.x_train):,} training{tested} examples, {each}, {labels}{augment})"
+        return f"Dataset({self.name}: {self.n_train:,} training{tested} examples, {each}, {labels}{augment})"
+
+    @property
+    def n_train(self) -> int:
+        """Number of training examples."""
+        return count_of(self.x_train)
+
+    @property
+    def n_test(self) -> int:
+        """Number of test examples; 0 if there are none."""
+        return 0 if self.x_test is None else count_of(self.x_test)
 
     @property
     def has_classes(self) -> bool:
         """Whether the labels are class numbers."""
-        return self.y_train.ndim == 1 and np.issubdtype(self.y_train.dtype, np.integer)
-
-    def prepare(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """A batch of raw images as the model sees it; augmented if a key is given. For use inside jit."""
-        if rng is None or self.augment is None:
-            return self._normalise(images)
-        if not isinstance(self.augment, Augment):
-            return self.augment(rng, self._normalise(images))
-        move_rng, erase_rng = jax.random.split(rng)
-        return self.augment.erase(erase_rng, self._normalise(self.augment.move(move_rng, images)))
+        one = not is_container(self.y_train)
+        return one and self.y_train.ndim == 1 and np.issubdtype(self.y_train.dtype, np.integer)
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """How raw examples are normalised."""
-        return Preprocessing(self.x_train.shape[1:], self.x_train.dtype.name, self.mean, self.std)
+    def images(self) -> dict[str, np.ndarray]:
+        """The inputs of the training data with four axes, `[N, H, W, C]`, by their names (`""` for the only input)."""
+        return {name: leaf for name, leaf in named_leaves(self.x_train) if leaf.ndim == 4}
 
-    def _normalise(self, images: jax.Array) -> jax.Array:
-        return self.preprocessing(images)
+    def prepare(self, examples: Any, rng: jax.Array | None = None) -> Any:
+        """A batch of raw inputs as the model sees it; augmented if a key is given. For use inside jit."""
+        if rng is None or self.augment is None:
+            return self.preprocessing(examples)
+        if not isinstance(self.augment, Augment):
+            return self.augment(rng, self.preprocessing(examples))
+        augment, [image] = self.augment, self.images
+        move_rng, erase_rng = jax.random.split(rng)
+        moved = map_named(lambda name, leaf: augment.move(move_rng, leaf) if name == image else leaf, examples)
+        ready = self.preprocessing(moved)
+        return map_named(lambda name, leaf: augment.erase(erase_rng, leaf) if name == image else leaf, ready)
+
+    @property
+    def preprocessing(self) -> AnyPreprocessing:
+        """How raw examples are normalised."""
+        if not is_container(self.x_train):
+            return Preprocessing(self.x_train.shape[1:], self.x_train.dtype.name, self.mean, self.std)
+        mean, std = self.mean or {}, self.std or {}
+
+        def one(name: str, leaf: np.ndarray) -> Preprocessing:
+            return Preprocessing(leaf.shape[1:], leaf.dtype.name, mean.get(name), std.get(name))
+
+        return TreePreprocessing(map_named(one, self.x_train))
 
     def describe(self) -> dict[str, Any]:
         """Where the data comes from and how it is augmented, for `config.json`."""
@@ -116,39 +140,19 @@ class Dataset:
         described = re.sub(r" at 0x[0-9a-f]+", "", repr(augment)) if custom else augment
         return {"data": self.name, "data_source": self.source, "augment": described}
 
-    def example(self, batch_size: int = 1) -> jax.ShapeDtypeStruct:
+    def example(self, batch_size: int = 1) -> Any:
         """Shape and dtype of what the model sees."""
-        dtype = jax.dtypes.canonicalize_dtype(self.x_train.dtype)
-        raw = jax.ShapeDtypeStruct((batch_size, *self.x_train.shape[1:]), dtype)
-        return jax.eval_shape(self.prepare, raw)
+        return jax.eval_shape(self.prepare, self.preprocessing.raw(batch_size))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes arrays and normalisation to an .npz file, which can be given as `data` anywhere.
 
         This is useful on machines without the original data, and to skip decoding. `augment` is not stored.
         """
-        fields = {k: getattr(self, k) for k in _SAVED}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **{k: v for k, v in fields.items() if v is not None})
-
-    def _check_part(self, part: str) -> None:
-        x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-        if x.ndim < 2 <= y.ndim:
-            raise DataError(
-                f"{self.name}: x_{part} has shape {x.shape} and y_{part} has {y.shape}: the images come first, the "
-                "labels second; these look swapped."
-            )
-        if x.ndim < 2:
-            raise DataError(f"{self.name}: x_{part} has shape {x.shape}; expected [N, …] with at least two axes.")
-        if len(x) != len(y):
-            raise DataError(f"{self.name}: {len(x)} images in x_{part} but {len(y)} labels in y_{part}.")
-        if not len(x):
-            raise DataError(f"{self.name}: x_{part} is empty.")
-        for axis, values in (("x", x), ("y", y)):
-            if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-                where = np.argwhere(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0, 0]
-                raise DataError(f"{self.name}: {axis}_{part} is NaN or infinite, first in example {where}.")
+        fields = [(k, getattr(self, k)) for k in SAVED if getattr(self, k) is not None]
+        np.savez(path, **dict(leaf for k, v in fields for leaf in _leaves(k, v)))
 
     def _check_labels(self, classes: int) -> None:
         for part in ("train", "test"):
@@ -163,43 +167,67 @@ class Dataset:
                 )
 
 
-_SAVED = ("x_train", "y_train", "x_test", "y_test", "num_classes", "mean", "std", "name")
+SAVED = ("x_train", "y_train", "x_test", "y_test", "num_classes", "mean", "std", "name")
+"""Fields that are saved. Those of several arrays are saved as `x_train/name`, for each of them."""
 
 
-def _array(name: str, field: str, value: Any) -> np.ndarray:
-    if isinstance(value, Mapping):
-        raise DataError(f"{name}: {field} is a dict with {list(value)}; {_ONE_ARRAY}.")
-    arrays = isinstance(value, (list, tuple)) and len(value) > 0 and all(np.ndim(part) for part in value)
-    if arrays and (isinstance(value, tuple) or len({np.shape(part)[0] for part in value if _is_array(part)}) > 1):
-        shapes = ", ".join(map(str, sorted({np.shape(part) for part in value})[:3]))
-        raise DataError(
-            f"{name}: {field} is a {type(value).__name__} of {len(value)} arrays of shapes {shapes}; {_ONE_ARRAY}."
-        )
-    try:
-        array = np.asarray(value)
-    except ValueError as e:
-        raise DataError(f"{name}: {field} is not an array: {e}.") from None
-    kind = array.dtype
-    if kind.kind == "c":
-        raise DataError(
-            f"{name}: {field} is {kind}; expected real numbers. Real and imaginary parts may be two channels: "
-            "np.stack([x.real, x.imag], -1)."
-        )
-    if kind.kind not in "OUS" and jnp.issubdtype(kind, jnp.floating) and not np.issubdtype(kind, np.floating):
-        raise DataError(
-            f"{name}: {field} is {kind}; expected uint8, float16, float32 or float64. x.astype(np.float32) has the "
-            "same values; a model computes in bfloat16 if its layers say dtype=jnp.bfloat16."
-        )
-    if kind.kind not in "biuf":
-        raise DataError(f"{name}: {field} has dtype {kind}; expected numbers, all examples of one shape.")
-    return array
+def _leaves(field: str, value: Any) -> list[tuple[str, Any]]:
+    """A field as arrays with names, for a file. A tuple is one array in `mean` and `std`."""
+    if field in ("mean", "std"):
+        return [(f"{field}/{k}", v) for k, v in value.items()] if isinstance(value, Mapping) else [(field, value)]
+    return list(named_leaves(value, field))
 
 
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+def _normalisation(dataset: Dataset) -> dict[str, Any]:
+    """Mean and standard deviation: those given, and what uint8 images need besides, from the training data.
+
+    A single array of uint8 is always taken for images. Of several arrays those with four axes are, others are numbers
+    such as token ids.
+    """
+    x, given = dataset.x_train, {"mean": dataset.mean, "std": dataset.std}
+    if not is_container(x):
+        if any(isinstance(values, Mapping) for values in given.values()):
+            raise DataError(f"{dataset.name}: mean and std of one input are numbers per channel, no dicts.")
+        if x.dtype != np.uint8 or None not in given.values():
+            return {}
+        found = dict(zip(("mean", "std"), _channel_statistics(x), strict=True))
+        return {field: given[field] or found[field] for field in found}
+    pictures = {name: leaf for name, leaf in dataset.images.items() if leaf.dtype == np.uint8}
+    for field, values in given.items():
+        if values is not None and not isinstance(values, Mapping):
+            if len(pictures) != 1:
+                raise DataError(
+                    f"{dataset.name}: {field} is for uint8 images, of which there are {list(pictures)}; give a dict "
+                    "{name of the input: numbers per channel}."
+                )
+            given[field] = values = {next(iter(pictures)): values}
+        unknown = sorted(set(values or ()) - set(pictures))
+        if unknown:
+            raise DataError(
+                f"{dataset.name}: {field} is for the inputs {unknown}; only uint8 images [N, H, W, C] are normalised, "
+                f"here {list(pictures)}."
+            )
+    if not pictures:
+        return {}
+    complete: dict[str, dict[str, Any]] = {"mean": {}, "std": {}}
+    for name, leaf in pictures.items():
+        known = {field: (given[field] or {}).get(name) for field in given}
+        measured = _channel_statistics(leaf) if None in known.values() else (None, None)
+        for field, value in zip(("mean", "std"), measured, strict=True):
+            complete[field][name] = known[field] or value
+    return complete
 
 
-_ONE_ARRAY = "expected one array, with a row for each example (several inputs per example are not supported)"
+def _of_array(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape[1:])}"
+
+
+def _brief(example: Any, of: Any = None) -> str:
+    """One example's form: of a label what it is, of several arrays each by its name."""
+    if not is_container(example):
+        return summary(example) if of is None else f"{of(example).dtype} {list(np.shape(example))}"
+    named = named_leaves(example)
+    return f"{{{', '.join(f'{name}: {np.asarray(leaf).dtype} {list(np.shape(leaf))}' for name, leaf in named)}}}"
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

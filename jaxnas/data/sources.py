@@ -16,9 +16,10 @@ import numpy as np
 
 from jaxnas.data import images
 from jaxnas.data.augment import STANDARD
-from jaxnas.data.dataset import _SAVED, Dataset
+from jaxnas.data.dataset import SAVED, Dataset
 from jaxnas.errors import DataError
 from jaxnas.extras import how_to_install
+from jaxnas.model.trees import named_tree
 
 # Per-channel statistics of the training images, as the field uses them.
 _KNOWN: dict[str, dict[str, Any]] = {
@@ -34,7 +35,8 @@ def load(
 
     Args:
       name: `"digits"` (1,797 images 8x8 of scikit-learn, nothing to download; the last 360 of a fixed
-        shuffle are the test set); an `.npz` file with x_train, y_train and, if there is one, x_test, y_test;
+        shuffle are the test set); an `.npz` file with x_train, y_train and, if there is one, x_test, y_test
+        (several inputs as x_train/image, x_train/age, … or, for a tuple, x_train/0, x_train/1);
         a folder with a folder of images for each class, or with `train` and optionally `test`, each of this form;
         `"hf:NAME"`, an image classification set of Hugging Face; or one of tensorflow-datasets that is prepared in
         `data_dir`. docs/data.md has examples.
@@ -87,8 +89,9 @@ def as_dataset(data: Any, *, data_dir: str | os.PathLike | None = None) -> Datas
     """Turns whatever a `data` argument can be into a `Dataset`.
 
     Args:
-      data: a name, file or folder (see `load`), `(x_train, y_train)`, `(x_train, y_train, x_test, y_test)`, a dict with
-        these names, a `Dataset`, or a `Dataset` or `DatasetDict` of Hugging Face.
+      data: a name, file or folder (see `load`), `(x_train, y_train)`, `(x_train, y_train, x_test, y_test)` of arrays or
+        of dicts and tuples of arrays, a dict with these names, a `Dataset`, or a `Dataset` or `DatasetDict` of
+        Hugging Face.
       data_dir: see `load`.
 
     Raises:
@@ -121,7 +124,7 @@ def _of_dict(data: Mapping[str, Any]) -> Dataset:
     if unknown or not {"x_train", "y_train"} <= data.keys():
         raise DataError(
             f"data is a dict with {list(data)}; expected x_train, y_train and, if there are any, x_test, y_test (and "
-            "other fields of jaxnas.data.Dataset). Several inputs per example are not supported: x_train is one array."
+            "other fields of jaxnas.data.Dataset). Several inputs per example are a dict in x_train, and one in x_test."
         )
     return Dataset(**data)
 
@@ -134,7 +137,8 @@ def _check_parts(data: Sequence[Any]) -> None:
         if len(data) == 2 and all(np.ndim(label) for _, label in pairs):
             raise DataError(
                 f"data is a {kind} of pairs. If these are ((x_train, y_train), (x_test, y_test)), give (x_train, "
-                "y_train, x_test, y_test). (Several inputs per example are not supported: x_train is one array.)"
+                "y_train, x_test, y_test). If inputs and labels are two arrays each, name them: give dicts, such as "
+                '({"image": a, "age": b}, {"class": c, "price": d}).'
             )
         raise DataError(
             f"data is a {kind} of {len(data)} pairs, taken for samples (image, label): stack them, as in "
@@ -163,17 +167,21 @@ def _npz(path: Path) -> Dataset:
     try:
         with zipfile.ZipFile(path) as file:
             names = [name.removesuffix(".npy") for name in file.namelist()]
-            for name in [name for name in _SAVED if name in names]:
-                found[name] = _member(file, f"{name}.npy")
+            for field in SAVED:
+                below = [name for name in names if name == field or name.startswith(f"{field}/")]
+                leaves = {name[len(field) + 1 :]: _member(file, f"{name}.npy") for name in below}
+                if leaves:
+                    found[field] = leaves if field in ("mean", "std") else named_tree(leaves)
     except Exception as e:  # zip and zlib raise many kinds of error on damaged data
         told = str(e)[:300].rstrip(".") or type(e).__name__
         raise DataError(f"{path}: not a sound .npz file: {told}.") from None
     if "x_train" not in found or "y_train" not in found:
-        raise DataError(f"{path}: needs arrays x_train and y_train; it has {names}.")
+        raise DataError(f"{path}: needs arrays x_train and y_train (or x_train/NAME, …); it has {names}.")
     try:
         for field in ("mean", "std"):
             if field in found:
-                found[field] = tuple(float(v) for v in np.ravel(found[field]))
+                values = {name: tuple(float(v) for v in np.ravel(leaf)) for name, leaf in found[field].items()}
+                found[field] = values.get("", values)
         if "num_classes" in found:
             found["num_classes"] = int(found["num_classes"])
     except (TypeError, ValueError) as e:

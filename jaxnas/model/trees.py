@@ -44,6 +44,40 @@ def map_named(fn: Callable[[str, Any], Any], tree: Any, name: str = "") -> Any:
     return {key: map_named(fn, tree[key], f"{name}/{key}" if name else str(key)) for key in keys}
 
 
+def same_names(a: Any, b: Any) -> bool:
+    """Whether two trees have the same form: containers of one kind, with leaves of the same names."""
+    if is_container(a) != is_container(b) or isinstance(a, tuple) != isinstance(b, tuple):
+        return False
+    if not is_container(a):
+        return True
+    if len(a) != len(b) or (isinstance(a, Mapping) and set(a) != set(b)):
+        return False
+    keys = range(len(a)) if isinstance(a, tuple) else list(a)
+    return all(same_names(a[key], b[key]) for key in keys)
+
+
+def named_tree(leaves: Mapping[str, Any]) -> Any:
+    """The tree whose leaves have these names: `{"": a}` is the leaf a, `{"0": a, "1": b}` is `(a, b)`.
+
+    Raises:
+      ValueError: if a name is of a leaf and of a container too, or positions of a tuple are missing.
+    """
+    if list(leaves) == [""]:
+        return leaves[""]
+    parts: dict[str, dict[str, Any]] = {}
+    for name, leaf in leaves.items():
+        first, _, rest = name.partition("/")
+        parts.setdefault(first, {})[rest] = leaf
+    if "" in parts or any("" in inner and len(inner) > 1 for inner in parts.values()):
+        raise ValueError(f"{sorted(leaves)}: a name is of an array and of arrays below it")
+    if any(key.isdigit() for key in parts):
+        order = [str(i) for i in range(len(parts))]
+        if set(parts) != set(order):
+            raise ValueError(f"{sorted(leaves)}: the numbers of a tuple go from 0 to {len(parts) - 1}")
+        return tuple(named_tree(parts[key]) for key in order)
+    return {key: named_tree(inner) for key, inner in parts.items()}
+
+
 def shapes_of(tree: Any) -> Any:
     """A pytree of arrays as one of `jax.ShapeDtypeStruct`s."""
     return jax.tree.map(shape_of, tree, is_leaf=lambda part: isinstance(part, list))

@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend import core
 
 from jaxnas.data import Dataset
+from jaxnas.model.trees import form, is_container
 from jaxnas.programs.losses import BuiltinLoss, Loss, main_output, takes_arch
 from jaxnas.programs.metrics import Metrics
 
@@ -29,10 +30,13 @@ def check_agreement(loss: Loss, metrics: Metrics, output: Any, dataset: Dataset,
     Raises:
       TypeError, ValueError: whatever the loss or a metric raises, with a note that says on which shapes.
     """
-    y = dataset.y_train
-    taken = {n for leaf in jax.tree.leaves(output) for n in leaf.shape} | set(y.shape[1:])
+    y = jax.tree.leaves(dataset.y_train)
+    taken = {n for leaf in jax.tree.leaves(output) for n in leaf.shape} | {n for leaf in y for n in leaf.shape[1:]}
     batch = next(n for n in itertools.count(11) if n not in taken)  # so that the batch axis is known by its length
-    labels = jax.ShapeDtypeStruct((batch, *y.shape[1:]), jax.dtypes.canonicalize_dtype(y.dtype))
+    labels = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)),
+        dataset.y_train,
+    )
     output = jax.tree.map(lambda leaf: _of_batch(leaf, batch), output)
     if arch is not None or not takes_arch(loss.source):
         _try("loss_fn", loss, output, labels, arch)
@@ -51,8 +55,7 @@ def _try(name: str, fn: Callable, output: Any, labels: Any, arch: Any) -> None:
     try:
         jax.eval_shape(*_of_arrays(fn, output, labels, arch))
     except Exception as e:
-        forms = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", output)
-        e.add_note(f"{name} was tried on an output {forms} and labels {labels.dtype}{list(labels.shape)}.")
+        e.add_note(f"{name} was tried on an output {form(output)} and labels {form(labels)}.")
         raise
 
 
@@ -65,7 +68,7 @@ def _of_arrays(fn: Callable, output: Any, labels: Any, arch: Any) -> tuple[Any, 
 
 def _warn_of_broadcast(loss: Loss, output: Any, labels: Any, arch: Any, batch: int) -> None:
     main = main_output(output)
-    if not hasattr(main, "shape") or main.shape == labels.shape:
+    if not hasattr(main, "shape") or is_container(labels) or main.shape == labels.shape:
         return
     try:
         together = np.broadcast_shapes(main.shape, labels.shape)
@@ -78,13 +81,13 @@ def _warn_of_broadcast(loss: Loss, output: Any, labels: Any, arch: Any, batch: i
     if not _pairs(closed.jaxpr, batch) and not _differences(closed.jaxpr, kinds)[0]:
         return
 
-    def form(shape: Sequence[int]) -> str:
+    def sizes(shape: Sequence[int]) -> str:
         return f"[{', '.join('batch' if n == batch else str(n) for n in shape)}]"
 
     warnings.warn(
-        f"loss_fn: the model's output has shape {form(main.shape)} and the labels {form(labels.shape)}, which "
-        f"broadcast to {form(together)}; so outputs are compared with labels that are not theirs. Give both one shape, "
-        'or use a ready loss, such as loss_fn="mse".',
+        f"loss_fn: the model's output has shape {sizes(main.shape)} and the labels {sizes(labels.shape)}, which "
+        f"broadcast to {sizes(together)}; so outputs are compared with labels that are not theirs. Give both one "
+        'shape, or use a ready loss, such as loss_fn="mse".',
         stacklevel=2,
     )
 

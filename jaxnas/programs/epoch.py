@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.data import Dataset
+from jaxnas.model.trees import rows_of
 from jaxnas.programs.layout import ONE, Layout
 
 _IN_FLIGHT = 2
@@ -79,8 +80,8 @@ def make_epoch(
     step: Callable,
     dataset: Dataset,
     *,
-    images: jax.Array,
-    labels: jax.Array,
+    images: Any,
+    labels: Any,
     watched: Sequence[str],
     steps_per_call: int | None = None,
     layout: Layout = ONE,
@@ -90,7 +91,7 @@ def make_epoch(
     Args:
       step: `(state, *batches) -> (state, metrics)`, pure; a batch is `(x, y)` or None.
       dataset: for normalisation and augmentation, which happen inside jit.
-      images, labels: the training data (raw), on the device.
+      images, labels: the training data (raw), on the device; arrays or pytrees of them.
       watched, layout: see `EpochProgram`.
       steps_per_call: see `jaxnas.runs.options.RunOptions`.
     """
@@ -163,10 +164,13 @@ def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str]) -> C
         def one(carry, position_and_streams):
             position, indices = position_and_streams
             state, fine = carry
-            batches = []
+            batches: list[Any] = []
             for i, chosen in enumerate(indices):
                 batch_rng = jax.random.fold_in(jax.random.fold_in(rng, position), i)
-                batches.append(None if chosen is None else (dataset.prepare(images[chosen], batch_rng), labels[chosen]))
+                if chosen is None:
+                    batches.append(None)
+                else:
+                    batches.append((dataset.prepare(rows_of(images, chosen), batch_rng), rows_of(labels, chosen)))
             new, metrics = step(state, *batches)
             for name in watched:
                 fine = fine & jnp.isfinite(metrics.get(name, 0.0))

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnas.data import Dataset
 from jaxnas.errors import DataError
+from jaxnas.model.trees import count_of, form, is_container, rows_of
 from jaxnas.programs.agreement import check_agreement
 from jaxnas.programs.losses import (
     BuiltinLoss,
@@ -110,11 +111,12 @@ def make_evaluator(
 
     Returns:
       `evaluate(variables, arch, images, labels, examples=None) -> {"loss": float, **metrics}`, where
-      `images` and `labels` hold a split (raw) and `examples` the indices of those to use (all by default).
+      `images` and `labels` hold a split (raw; arrays or pytrees of them) and `examples` the indices of those to use
+      (all by default).
     """
     loss, measured = as_loss(loss_fn), as_metrics(metrics)
 
-    def scores(output: Any, labels: jax.Array, arch: Any) -> tuple[dict[str, jax.Array], list[Any]]:
+    def scores(output: Any, labels: Any, arch: Any) -> tuple[dict[str, jax.Array], list[Any]]:
         means = {**measured(output, labels, arch), "loss": loss(output, labels, arch)}
         return means, measured.update(output, labels, arch)
 
@@ -124,17 +126,17 @@ def make_evaluator(
 
         def one(_, batch):
             indices, is_last = batch
-            output, y = forward(variables, arch, dataset.prepare(images[indices])), labels[indices]
+            output, y = forward(variables, arch, dataset.prepare(rows_of(images, indices))), rows_of(labels, indices)
             part = jax.tree.map(lambda leaf: leaf[:remaining], (output, y))
             (whole, whole_sums), (rest, rest_sums) = scores(output, y, arch), scores(part[0], part[1], arch)
-            sums = {name: jnp.where(is_last, remaining * rest[name], len(y) * whole[name]) for name in whole}
+            sums = {name: jnp.where(is_last, remaining * rest[name], len(indices) * whole[name]) for name in whole}
             others = jax.tree.map(lambda a, b: _last(is_last, a, b), whole_sums, rest_sums)
             return None, (sums, others, full_precision(output) if measured.whole else None)
 
         return jax.lax.scan(one, None, (batches, jnp.arange(len(batches)) == len(batches) - 1))[1]
 
     def evaluate(variables, arch, images, labels, examples=None) -> dict[str, float]:
-        examples = np.arange(len(images)) if examples is None else np.asarray(examples)
+        examples = np.arange(count_of(images)) if examples is None else np.asarray(examples)
         size = min(batch_size, len(examples))
         rows = -(-len(examples) // size)
         padded = np.zeros(rows * size, np.int32)
@@ -146,7 +148,7 @@ def make_evaluator(
         if not measured.sums and not measured.whole:
             return means
         outputs = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(examples)], outputs)
-        own_labels = np.asarray(labels)[examples] if measured.whole else np.zeros(0)
+        own_labels = rows_of(jax.device_get(labels), examples) if measured.whole else np.zeros(0)
         rest = measured.finish(jax.tree.map(_total, others), outputs, own_labels, arch)
         if rest.keys() & means.keys():
             raise ValueError(f"two metrics are called {sorted(rest.keys() & means.keys())}.")
@@ -194,7 +196,9 @@ def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
         def update(stats, row):
             indices, from_ones = row
             stats = jax.tree.map(lambda s, one: jnp.where(from_ones, one, s), stats, ones)
-            updates = forward_train({**variables, "batch_stats": stats}, arch, dataset.prepare(images[indices]))
+            updates = forward_train(
+                {**variables, "batch_stats": stats}, arch, dataset.prepare(rows_of(images, indices))
+            )
             return updates["batch_stats"], updates["batch_stats"]
 
         # An average moves r to m r + (1 - m) b; after one batch from r = 1 and from r = 0 the difference is its
@@ -226,7 +230,7 @@ def check_labels_fit(output: Any, dataset: Dataset) -> None:
     """
     if not dataset.has_classes:
         raise DataError(
-            f"{dataset.name}: y_train is {dataset.y_train.dtype}{list(dataset.y_train.shape)}; the default loss needs "
+            f"{dataset.name}: y_train is {form(dataset.y_train)}; the default loss needs "
             "int class labels [N]. Give a loss_fn (and metrics) for other labels."
         )
     output = main_output(output)
@@ -245,7 +249,9 @@ def check_labels_fit(output: Any, dataset: Dataset) -> None:
 def _check_shares(dataset: Dataset) -> None:
     for part in ("train", "test"):
         labels = getattr(dataset, f"y_{part}")
-        if labels is not None and not ((labels >= 0) & (labels <= 1)).all():
+        if labels is None or is_container(labels):  # of several labels the loss itself says that it takes one array
+            continue
+        if not ((labels >= 0) & (labels <= 1)).all():
             raise DataError(
                 f"{dataset.name}: y_{part} has values from {labels.min()} to {labels.max()}; the loss bce needs labels "
                 "in 0..1."

@@ -34,12 +34,22 @@ class BuiltinLoss:
     def __call__(self, *data: Any, **options: Any) -> Any:
         options = {**self.options, **options}
         if data:
+            several = [name for name, part in zip(("output", "labels"), data, strict=False) if _is_tree(part)]
+            if several:
+                raise TypeError(
+                    f"{self.name}: the {' and the '.join(several)} are several arrays, but this loss compares "
+                    "one output with one array of labels. Give a loss_fn of your own, (output, labels) -> scalar."
+                )
             return self.compute(*data, **options)
         inspect.signature(self.compute).bind(None, None, **options)  # unknown options are told here
         return BuiltinLoss(self.compute, options)
 
     def __repr__(self) -> str:
         return f"jaxnas.losses.{self.name}" + (f"({_listed(self.options)})" if self.options else "")
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, (Mapping, tuple))
 
 
 @BuiltinLoss

@@ -16,12 +16,13 @@ import numpy as np
 from flax import linen as nn
 from flax import serialization
 
-from jaxnas.data.preprocessing import Preprocessing
+from jaxnas.data.preprocessing import AnyPreprocessing
 from jaxnas.errors import DataError, RunError
 from jaxnas.files import write_bytes, write_text
 from jaxnas.model import functional
 from jaxnas.model.fixed import FixedModel
 from jaxnas.model.naming import importable_name
+from jaxnas.model.trees import count_of, rows_of
 from jaxnas.programs.losses import main_output
 from jaxnas.version import __version__
 
@@ -40,13 +41,14 @@ class Predictor:
 
     model: nn.Module
     variables: Mapping[str, Any]
-    preprocessing: Preprocessing
+    preprocessing: AnyPreprocessing
 
     def predict(self, examples: Any, *, batch_size: int = 256) -> np.ndarray:
         """The model's output on raw examples.
 
         Args:
-          examples: of the form that the training data had, raw: `[N, …]`, or one example without the batch axis.
+          examples: of the form that the training data had, raw: `[N, …]`, or one example without the batch axis; a
+            dict or tuple of these where the model was trained on one.
           batch_size: examples at once. All batches have this size (or N, if that is less), so one is compiled.
 
         Returns:
@@ -56,13 +58,14 @@ class Predictor:
           DataError: if the examples have another shape, or another kind of numbers.
         """
         raw = self.preprocessing.batch(examples)
-        size = min(batch_size, len(raw))
+        count = count_of(raw)
+        size = min(batch_size, count)
         outputs = []
-        for start in range(0, len(raw), size):
-            part = raw[start : start + size]
-            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+        for start in range(0, count, size):
+            chosen = np.minimum(np.arange(start, start + size), count - 1)  # the last batch repeats the last example
+            padded = rows_of(raw, chosen)
             outputs.append(jax.device_get(self._forward(self.variables, padded)))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(raw)], *outputs)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *outputs)
 
     def predict_classes(self, examples: Any, *, batch_size: int = 256) -> np.ndarray:
         """The most probable class of each example, int `[N]`. For arguments see `predict`.
@@ -107,10 +110,10 @@ class Predictor:
 
     def __repr__(self) -> str:
         form = model_form(self.model, self.preprocessing)
-        return f"Predictor({form['model']}, {self.preprocessing.dtype}[N, {str(self.preprocessing.shape)[1:-1]}])"
+        return f"Predictor({form['model']}, {self.preprocessing.form})"
 
 
-def model_form(model: nn.Module, preprocessing: Preprocessing) -> dict[str, Any]:
+def model_form(model: nn.Module, preprocessing: AnyPreprocessing) -> dict[str, Any]:
     """What has to be known to build a model again and to prepare examples for it, JSON-able.
 
     `model` is the model with open choices where the model is fixed, and `arch` are its decisions, else None.

@@ -17,6 +17,7 @@ from jaxnas.model import functional
 from jaxnas.model.fixed import FixedModel
 from jaxnas.model.layouts import traced
 from jaxnas.model.space import Space, trace
+from jaxnas.model.trees import is_container
 
 
 def check_searchable(model_fn: Any, dataset: Dataset, *, trains: bool = True) -> tuple[Space, Any]:
@@ -94,7 +95,7 @@ def _shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {"/".join(str(getattr(k, "key", k)) for k in path): jax.numpy.shape(leaf) for path, leaf in leaves}
 
 
-def _traced(run: Callable[[jax.ShapeDtypeStruct], Any], dataset: Dataset) -> Any:
+def _traced(run: Callable[[Any], Any], dataset: Dataset) -> Any:
     """Traces on an example; warns of images that look as if their channels came first."""
     example = dataset.example()
 
@@ -105,6 +106,8 @@ def _traced(run: Callable[[jax.ShapeDtypeStruct], Any], dataset: Dataset) -> Any
         )
 
     result = traced(run, example, refusal)
+    if is_container(dataset.x_train):
+        return result
     _, *image = example.shape
     if len(image) == 2 and not _keeps_batch(run, example) and _keeps_batch(run, _with_axis(example)):
         # Flax takes [height, width, channels] for one image without a batch axis.

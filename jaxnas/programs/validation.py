@@ -17,6 +17,7 @@ from jaxnas.errors import ArchitectureError, DataError
 from jaxnas.model import functional
 from jaxnas.model.architecture import Arch, is_array, is_mixture
 from jaxnas.model.space import Space
+from jaxnas.model.trees import count_of
 from jaxnas.programs.evaluation import make_evaluator, make_recalibration, objective
 from jaxnas.programs.tracing import check_fit, check_searchable
 
@@ -32,9 +33,9 @@ def make_validation(
     loss_fn: Any,
     metrics: Any,
     *,
-    images: jax.Array,
-    labels: jax.Array,
-    calibration_images: jax.Array,
+    images: Any,
+    labels: Any,
+    calibration_images: Any,
     batch_size: int = 256,
 ) -> Validate:
     """Builds a function that scores one architecture of a supernet; architectures of one kind share a compilation.
@@ -43,7 +44,7 @@ def make_validation(
       model_fn: the model with open choices.
       dataset: for its normalisation.
       loss_fn, metrics, batch_size: see `jaxnas.programs.evaluation.make_evaluator`.
-      images, labels: a split (raw), on the device.
+      images, labels: a split (raw), on the device; arrays or pytrees of them.
       calibration_images: raw images from which batch statistics are recomputed.
 
     Returns:
@@ -52,10 +53,10 @@ def make_validation(
     """
     model = functional.model_fns(model_fn)
 
-    def forward(variables: Any, arch: Any, x: jax.Array) -> Any:
+    def forward(variables: Any, arch: Any, x: Any) -> Any:
         return model.apply(variables, x, arch)
 
-    def forward_train(variables: Any, arch: Any, x: jax.Array) -> Any:
+    def forward_train(variables: Any, arch: Any, x: Any) -> Any:
         rng = jax.random.key(0)  # dropout, if any, need not vary here
         return model.apply(variables, x, arch, train=True, rngs=rng, mutable=["batch_stats"])[1]
 
@@ -195,8 +196,8 @@ def evaluator(
     check_fit(functional.model_fns(model_fn), variables, dataset.example(), sampled)
     loss, measured = objective(loss_fn, metrics, dataset, output, arch=sampled)
     check_at_least(1, batch_size=batch_size)
-    images, labels = (jnp.asarray(a) for a in _split(dataset, split))
-    count, size = len(dataset.x_train), min(64, len(dataset.x_train))
+    images, labels = (jax.tree.map(jnp.asarray, tree) for tree in _split(dataset, split))
+    count, size = dataset.n_train, min(64, dataset.n_train)
     rows = min(RECALIBRATION_BATCHES, count // size)
     spread = np.arange(rows * size) * count // (rows * size)  # each batch spans the data, which may be sorted
     validate = make_validation(
@@ -206,14 +207,14 @@ def evaluator(
         measured,
         images=images,
         labels=labels,
-        calibration_images=jnp.asarray(dataset.x_train) if recalibrate else images,
+        calibration_images=jax.tree.map(jnp.asarray, dataset.x_train) if recalibrate else images,
         batch_size=batch_size,
     )
-    examples, calibration = np.arange(len(images)), spread.reshape(size, rows).T if recalibrate else None
+    examples, calibration = np.arange(count_of(images)), spread.reshape(size, rows).T if recalibrate else None
     return Evaluator(space, lambda arch: validate(variables, arch, examples, calibration))
 
 
-def _split(dataset: Dataset, split: str | None) -> tuple[np.ndarray, np.ndarray]:
+def _split(dataset: Dataset, split: str | None) -> tuple[Any, Any]:
     if split not in ("train", "test", None):
         raise DataError(f'split must be "train" or "test"; got {split!r}.')
     if split == "test" and dataset.x_test is None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxnas.data import Dataset
+from jaxnas.model.trees import named_leaves
 
 _BLOCKS, _BLOCK = 64, 2**16
 """Of an array of more than 4 MiB so many blocks of so many bytes are read."""
@@ -27,7 +28,11 @@ def fingerprints(dataset: Dataset, **functions: Any) -> dict[str, Any]:
       dataset: the data.
       **functions: what else the run depends on, by its name; see `function_fingerprint`.
     """
-    parts = (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test, dataset.mean, dataset.std)
+    statistics = (
+        values if isinstance(values, Mapping) or values is None else np.asarray(values)
+        for values in (dataset.mean, dataset.std)
+    )
+    parts = (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test, *statistics)
     functions = {"augment": dataset.augment, **functions}
     return {"data": data_fingerprint(*parts), **{name: function_fingerprint(fn) for name, fn in functions.items()}}
 
@@ -39,24 +44,39 @@ def data_fingerprint(*arrays: Any) -> str:
     that lies between two blocks. None stands for an array that is not there.
 
     Args:
-      *arrays: arrays of any shape and dtype, or None.
+      *arrays: arrays of any shape and dtype, dicts and tuples of them, or None.
 
     Returns:
       Such as `"uint8[50000, 32, 32, 3] int64[50000] 0f3c…"`: the same for the same data, on any machine.
     """
     digest, forms = hashlib.sha256(), []
-    for array in arrays:
+    for name, array in [leaf for tree in arrays for leaf in _leaves(tree)]:
+        if name:
+            digest.update(f"{name}=".encode())
         if array is None:
             forms.append("none")
             digest.update(b"none")
             continue
         values = np.asarray(array)
         form = f"{values.dtype}{list(values.shape)}"
-        forms.append(form)
+        forms.append(f"{name}={form}" if name else form)
         digest.update(form.encode())
         for block in _blocks(values):
             digest.update(np.ascontiguousarray(block).astype(_little(block.dtype), copy=False).tobytes())
     return f"{' '.join(forms)} {digest.hexdigest()[:16]}"
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    """The arrays of a dict or tuple with their names; an array or None itself, without one. Statistics are arrays."""
+    if isinstance(tree, Mapping):
+        return [(name, leaf) for name, leaf in named_leaves({k: _array(v) for k, v in tree.items()})]
+    return list(named_leaves(tree))
+
+
+def _array(value: Any) -> Any:
+    """A tuple of numbers, such as a mean per channel, as an array."""
+    numbers = isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value)
+    return np.asarray(value) if numbers else value
 
 
 def function_fingerprint(fn: Any) -> str:

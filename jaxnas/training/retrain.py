@@ -149,10 +149,10 @@ def fit(
     check_options(**{name: value for name, value in numeric.items() if name in OPTIONS})
     check_optimizer("optimizer", optimizer)
     output, functions = check_trainable(model, dataset), functional.model_fns(model)
-    check_batch_size(batch_size, len(dataset.x_train), "training")
+    check_batch_size(batch_size, dataset.n_train, "training")
     given = {"aux_weight": chosen["aux_weight"], "fixed": dict(model.arch) if isinstance(model, FixedModel) else None}
     loss_fn, metrics = objective(chosen["loss_fn"], chosen["metrics"], dataset, output, **given)
-    steps = len(dataset.x_train) // batch_size
+    steps = dataset.n_train // batch_size
     clipped = _clipped(optimizer or paper_optimizer(epochs=epochs, steps_per_epoch=steps), grad_clip)
     if variables is not None:
         check_fit(functions, variables, dataset.example())
@@ -177,7 +177,7 @@ def fit(
         validate_every=test_every,
     )
     step = _make_step(functions, clipped, loss_fn, metrics, steps=epochs * steps)
-    images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
+    images, labels = (jax.tree.map(jnp.asarray, tree) for tree in (dataset.x_train, dataset.y_train))
     program = make_epoch(
         step, dataset, images=images, labels=labels, watched=_WATCHED, steps_per_call=running.steps_per_call
     )
@@ -234,7 +234,7 @@ class FitTask:
 
     @property
     def notes(self) -> list[str]:
-        left = len(self.run.dataset.x_train) % self.run.batch_size
+        left = self.run.dataset.n_train % self.run.batch_size
         return [whole_batches(left, self.run.batch_size)] if left else []
 
     def begin(self, seed: int) -> TrainState:
@@ -250,7 +250,7 @@ class FitTask:
 
     def draw(self, seed: int, epoch: int, phase: int) -> Draw:
         shuffle, augment = jax.random.split(jax.random.fold_in(_keys(seed)[2], epoch))
-        examples = np.arange(len(self.run.dataset.x_train))
+        examples = np.arange(self.run.dataset.n_train)
         batches = epoch_batches(shuffle, examples, steps=self.run.steps, batch_size=self.run.batch_size)
         return Draw((batches,), augment, augment)
 
@@ -258,7 +258,8 @@ class FitTask:
         dataset = self.run.dataset
         if dataset.x_test is None or not at.validated:
             return Review({})
-        scores = self.evaluate(state.variables, None, jnp.asarray(dataset.x_test), jnp.asarray(dataset.y_test))
+        images, labels = (jax.tree.map(jnp.asarray, tree) for tree in (dataset.x_test, dataset.y_test))
+        scores = self.evaluate(state.variables, None, images, labels)
         return Review({f"test_{name}": value for name, value in scores.items()})
 
     def outcome(self, lane: Lane, state: TrainState, review: Review | None) -> FitResult:
@@ -285,7 +286,7 @@ def _make_step(
 ) -> Callable:
     """Builds one of `steps` steps of training: (state, (x, y)) -> (state, metrics)."""
 
-    def step(state: TrainState, batch: tuple[jax.Array, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: tuple[Any, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
         x, y = batch
         rng = jax.random.fold_in(state.rng, state.step)
         options = {"train": True, "progress": state.step.astype(jnp.float32) / steps}

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from flax import serialization
 
-from jaxnas.data.preprocessing import Preprocessing, read_preprocessing
+from jaxnas.data.preprocessing import AnyPreprocessing, read_preprocessing
 from jaxnas.errors import ArchitectureError, RunError
 from jaxnas.model.fixed import apply_fixed_architecture, inherit
 from jaxnas.model.functional import build
@@ -50,7 +50,7 @@ def load_model(path: str | os.PathLike, *, model_fn: Any = None) -> Predictor:
     if form is not None:
         return _predictor(folder, form, preprocessing, variables, model_fn)
     found = _predictor(folder, {"model": config.get("model"), "arch": _arch(folder)}, preprocessing, {}, model_fn)
-    example = jax.eval_shape(preprocessing, jax.ShapeDtypeStruct((1, *preprocessing.shape), preprocessing.dtype))
+    example = jax.eval_shape(preprocessing, preprocessing.raw())
     return Predictor(found.model, inherit(found.model, variables, example), preprocessing)
 
 
@@ -72,7 +72,7 @@ def _read_saved(folder: Path, model_fn: Any) -> Predictor:
 
 
 def _predictor(
-    folder: Path, form: Mapping[str, Any], preprocessing: Preprocessing, variables: Mapping[str, Any], model_fn: Any
+    folder: Path, form: Mapping[str, Any], preprocessing: AnyPreprocessing, variables: Mapping[str, Any], model_fn: Any
 ) -> Predictor:
     given = model_fn if model_fn is not None else import_named(str(form["model"]), f"the model of {folder}")
     arch = form.get("arch")

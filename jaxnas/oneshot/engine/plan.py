@@ -168,9 +168,9 @@ def first_seed(seed: int | None, seeds: Sequence[int] | None, batching: str | No
 def _split(seed: int, dataset: Dataset, train_portion: float) -> tuple[np.ndarray, np.ndarray]:
     """The weights' and the architecture's examples. With a portion of 1 both are all."""
     if train_portion == 1:
-        every = np.arange(len(dataset.x_train))
+        every = np.arange(dataset.n_train)
         return every, every
-    return split_indices(_key(seed, "split"), len(dataset.x_train), train_portion)
+    return split_indices(_key(seed, "split"), dataset.n_train, train_portion)
 
 
 def _key(seed: int, purpose: str) -> jax.Array:

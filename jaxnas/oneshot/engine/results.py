@@ -8,12 +8,11 @@ import html
 import os
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxnas.blackbox.trials import Trial
 from jaxnas.checks import check_at_least
-from jaxnas.data.preprocessing import Preprocessing
+from jaxnas.data.preprocessing import AnyPreprocessing
 from jaxnas.model.architecture import decision_text
 from jaxnas.model.entropy import sureness
 from jaxnas.model.fixed import FixedModel, apply_fixed_architecture, inherit
@@ -34,7 +33,7 @@ class SearchResult:
       history: one dict per epoch; see the algorithm's `search`.
       space: the space searched.
       model_fn: the model searched.
-      example: shape and dtype of the model's input, batch of one.
+      example: shape and dtype of the model's input, batch of one; a pytree of them for several inputs.
       preprocessing: the form of raw examples, and how they are normalised.
       state: the algorithm's state at the end, `variables` and all else.
       trials: the architectures scored to derive `arch`, best first; `()` where there were none (DARTS).
@@ -46,8 +45,8 @@ class SearchResult:
     history: list[dict[str, Any]]
     space: Space
     model_fn: Any
-    example: jax.ShapeDtypeStruct
-    preprocessing: Preprocessing
+    example: Any
+    preprocessing: AnyPreprocessing
     state: Any = None
     trials: tuple[Trial, ...] = ()
 
@@ -107,7 +106,7 @@ class SearchResult:
 
 
 def read_result(
-    path: str | os.PathLike, *, space: Space, model_fn: Any, example: jax.ShapeDtypeStruct, preprocessing: Preprocessing
+    path: str | os.PathLike, *, space: Space, model_fn: Any, example: Any, preprocessing: AnyPreprocessing
 ) -> SearchResult:
     """What a search that has ended, well or not, had returned, but for its `state`, which is None.
 

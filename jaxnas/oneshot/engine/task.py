@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.data.batches import epoch_batches
+from jaxnas.model.trees import rows_of
 from jaxnas.oneshot.engine.base import Method, Procedure, View
 from jaxnas.oneshot.engine.plan import Plan
 from jaxnas.oneshot.engine.results import SearchResult
@@ -144,7 +145,7 @@ def make_task(
 ) -> tuple[SearchTask, EpochProgram]:
     """A search from these plans, which differ in their seeds, and its compiled epoch."""
     plan, algorithm = plans[0], procedure.algorithm
-    images, labels = jnp.asarray(plan.dataset.x_train), jnp.asarray(plan.dataset.y_train)
+    images, labels = (jax.tree.map(jnp.asarray, tree) for tree in (plan.dataset.x_train, plan.dataset.y_train))
     program = make_epoch(
         algorithm.step,
         plan.dataset,
@@ -164,5 +165,5 @@ def make_task(
         calibration_images=images,
         batch_size=plan.batch_size,
     )
-    sample = plan.dataset.example(plan.batch_size), labels[: plan.batch_size]
+    sample = plan.dataset.example(plan.batch_size), rows_of(labels, slice(plan.batch_size))
     return SearchTask({each.seed: each for each in plans}, procedure, validate, sample), program
