@@ -22,6 +22,7 @@ from jaxnas.blackbox import (
     random_search,
     reinforce,
     rollout,
+    trials,
 )
 from jaxnas.compilation import cache_compilations, keep_heap
 from jaxnas.errors import ArchitectureError, DataError, Interrupted, NonFiniteLossError, RunError
@@ -173,4 +174,5 @@ __all__ = [
     "spaces",
     "spos",
     "training",
+    "trials",
 ]

@@ -82,6 +82,7 @@ OPTIONS: dict[str, _Rule] = {
     "lr": _POSITIVE,
     "target": _POSITIVE,
     "scale": _POSITIVE,
+    "trial_seconds": _POSITIVE._replace(none=True),
 }
 """Every numeric option by name. The one place that says what each may be."""
 

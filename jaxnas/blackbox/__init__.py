@@ -4,7 +4,7 @@ Each file is one searcher, with `algorithm(space, …)`, its pure functions, and
 it with any Python function. They are available as `jaxnas.evolution` and so on.
 """
 
-from jaxnas.blackbox import evolution, grid_search, local_search, random_search, reinforce
+from jaxnas.blackbox import evolution, grid_search, local_search, random_search, reinforce, trials
 from jaxnas.blackbox.base import Searcher, rollout
 from jaxnas.blackbox.trials import Trial, Trials
 
@@ -18,4 +18,5 @@ __all__ = [
     "random_search",
     "reinforce",
     "rollout",
+    "trials",
 ]

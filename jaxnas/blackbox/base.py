@@ -29,6 +29,8 @@ class Searcher(NamedTuple):
       draw: `(rng, n) -> drawn`, the random numbers of n asks, each leaf with a leading axis `[n]`. None, or given
         together with `propose`: `rollout` then draws for all trials at once, which is faster than in a loop.
       propose: `(state, drawn) -> arch`, `ask` with one element of what `draw` returned.
+      as_they_come: what several trials at once mean (`executor=`): True tells scores in the order in which they
+        arrive, and `ask` may be called before earlier ones are told; False tells them in the order of the asks.
     """
 
     init: Callable[[jax.Array], Any]
@@ -38,6 +40,7 @@ class Searcher(NamedTuple):
     space: Space
     draw: Callable[[jax.Array, int], Any] | None = None
     propose: Callable[[Any, Any], SampledArch] | None = None
+    as_they_come: bool = False
 
 
 @short_repr

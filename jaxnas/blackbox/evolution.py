@@ -88,7 +88,7 @@ def algorithm(space: Space, *, population: int = 100, sample: int = 25) -> Searc
         scores = jax.lax.dynamic_update_index_in_dim(state.scores, rank(score), oldest, 0)
         return EvolutionState(bits, scores, state.trials + 1)
 
-    return Searcher(init, ask, tell, lambda state, arch: state, space, draw, propose)
+    return Searcher(init, ask, tell, lambda state, arch: state, space, draw, propose, as_they_come=True)
 
 
 def _random_words(rng: jax.Array, n: int, words: int) -> tuple[jax.Array, ...]:

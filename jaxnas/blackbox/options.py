@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from typing import Annotated, Any, TypedDict
 
 FixedArch = dict[str, int | str | tuple]
@@ -24,7 +25,11 @@ class TrialOptions(TypedDict, total=False):
         "How often each architecture is evaluated. Its score is the mean, and `Trial.metrics` has the standard "
         "deviation of one evaluation, `std`. An evaluator with an argument `repeat` gets its number: 0, 1, …",
     ]
-    retries: Annotated[int, "How often an evaluation that has failed is tried again before the trial counts as failed."]
+    retries: Annotated[
+        int,
+        "How often an evaluation that has failed is tried again before the trial counts as failed; so is a trial whose "
+        "worker died, or that took longer than `trial_seconds`.",
+    ]
     history: Annotated[
         str | os.PathLike | None,
         "A .jsonl file that gets a line for each finished trial. If it exists, the search resumes: it takes the same "
@@ -38,6 +43,22 @@ class TrialOptions(TypedDict, total=False):
     ]
     patience: Annotated[
         int, "How often in a row no new architecture can be proposed before the search counts as exhausted."
+    ]
+    executor: Annotated[
+        Executor | Callable[[], Executor] | None,
+        "Who evaluates, if not this process: any `concurrent.futures.Executor` (threads, processes, Dask's, mpi4py's), "
+        "which stays open, or a function that makes one, which is replaced if its workers die and closed at the end: "
+        "`jaxnas.trials.processes(4)`, for instance. `jaxnas.trials.run` says what depends on the order in which "
+        "trials end.",
+    ]
+    workers: Annotated[
+        int | None, "How many trials are under way at once. Default: as many as the executor says it has workers."
+    ]
+    trial_seconds: Annotated[
+        float | None,
+        "A trial that takes longer has failed (all its evaluations together; counted from its begin, or where an "
+        "executor does not say that, as Dask's, from its submission). Workers of `jaxnas.trials` and of a function "
+        "that makes a `ProcessPoolExecutor` are ended; others stay busy with it, and their number counts as less.",
     ]
     progress: Annotated[
         bool | Callable[[Any], None],
@@ -55,5 +76,8 @@ TRIAL_DEFAULTS: Mapping[str, Any] = {
     "history": None,
     "retry_failures": False,
     "patience": 1000,
+    "executor": None,
+    "workers": None,
+    "trial_seconds": None,
     "progress": True,
 }

@@ -93,7 +93,7 @@ def algorithm(
         learned = ReinforceState(optax.apply_updates(state.params, updates), opt_state, total, weight)
         return where(failed, state, learned)
 
-    return Searcher(init, ask, tell, lambda state, arch: state, space)
+    return Searcher(init, ask, tell, lambda state, arch: state, space, as_they_come=True)
 
 
 @documented(TrialOptions, defaults=TRIAL_DEFAULTS)

@@ -20,6 +20,7 @@ _EXTRAS = {
     "digits": ("scikit-learn",),
     "tfds": ("tensorflow-datasets", "array_record", "pillow"),
     "plots": ("matplotlib", "fast-sugiyama"),
+    "ray": ("ray",),
     "report": ("plotly", "fast-sugiyama"),
     "tensorboard": ("tensorboardX",),
     "cpu": ("onednn-cpu-gomp", "onednn-devel-cpu-gomp"),

@@ -225,5 +225,5 @@ _TRIAL = _object(
         "error": _or_none(_one("a message", lambda value: isinstance(value, str) and bool(value))),
         "seconds": _SECONDS,
     },
-    {"metrics": _map(_or_none(_NUMBER)), "spare": _BOOL, "checksum": _TEXT},
+    {"metrics": _map(_or_none(_NUMBER)), "spare": _BOOL, "workers": _POSITIVE, "checksum": _TEXT},
 )
