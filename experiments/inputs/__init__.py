@@ -1,0 +1,1 @@
+"""Searches over data that are no images: text, tables, several inputs."""
