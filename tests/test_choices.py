@@ -12,6 +12,8 @@ from helpers import ZOO_ARCH, Block, Zoo
 import jaxnas
 from jaxnas import InputChoice, LayerChoice
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def ten_times(x):
     return 10 * x

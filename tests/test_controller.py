@@ -16,6 +16,8 @@ from jaxnas import enas
 from jaxnas.model.architecture import INPUT, LAYER, ChoiceSpec
 from jaxnas.model.space import Space
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 MIXED = Space(
     {
         "a": ChoiceSpec(LAYER, 3, ("conv", "pool", "none")),

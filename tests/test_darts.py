@@ -17,6 +17,8 @@ from jaxnas.data import as_dataset
 from jaxnas.oneshot.parts.relaxation import relax
 from jaxnas.programs.evaluation import accuracy, cross_entropy
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 3e-2
 
 

@@ -17,6 +17,8 @@ from jaxnas.spaces import DARTS_V1, DARTS_V2, Genotype, arch_of
 from jaxnas.spaces.darts_evaluation import Cell, Row, Shape, operations, sample_paths, shapes
 from jaxnas.spaces.genotypes import CHOICES
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 V2 = arch_of(DARTS_V2)
 TINY = functools.partial(spaces.darts_evaluation, channels=4, cells=3)
 IMAGES = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))

@@ -15,6 +15,8 @@ from jaxnas.spaces import DARTS_V2, arch_of, darts, genotype_of
 from jaxnas.spaces.darts import rows
 from jaxnas.spaces.genotypes import CHOICES, OPERATIONS
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 X = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
 SMALL = darts(channels=4, cells=3, num_classes=3)  # a normal cell and two reductions
 PARTIAL = darts(channels=8, cells=3, num_classes=3, partial=4)

@@ -15,6 +15,8 @@ from jaxnas import InputChoice, LayerChoice, enas
 from jaxnas.programs.epoch import own_buffers
 from jaxnas.programs.evaluation import accuracy, cross_entropy
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

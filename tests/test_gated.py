@@ -16,6 +16,8 @@ from jaxnas.model.functional import model_fns
 from jaxnas.spaces import darts, nasbench201
 from jaxnas.spaces.genotypes import CHOICES
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def gated(index, gate):
     return Gated(jnp.asarray(index), jnp.asarray(gate, jnp.float32))

@@ -38,7 +38,7 @@ def write(folder):
 def test_sentences_are_read_as_words_that_predict_the_next(tmp_path):
     (tmp_path / "ptb.train.txt").write_text(" a b a \n a <unk> \n")
     (tmp_path / "ptb.test.txt").write_text(f" b {'a ' * 40}\n")
-    x, y, x_test, y_test = text.read(tmp_path, words=4)
+    x, y, x_test, _ = text.read(tmp_path, words=4)
     assert x["tokens"].shape == x["mask"].shape == y["next"].shape == (2, text.LENGTH)
     np.testing.assert_array_equal(x["tokens"][0, :5], [0, 2, 3, 2, 0])
     np.testing.assert_array_equal(y["next"][0, :4], [2, 3, 2, 0])

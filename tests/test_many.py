@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 import jaxnas
 from jaxnas import ChoiceSpec, Gated, InputChoice, LayerChoice, Space
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 X = jnp.asarray(np.random.RandomState(0).randn(8, 3), jnp.float32)
 
 

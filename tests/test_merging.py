@@ -13,6 +13,8 @@ from jaxnas import LayerChoice, apply_fixed_architecture, inherit
 from jaxnas.model.functional import model_fns
 from jaxnas.ops import conv_general_dilated, max_pool
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 CONV = partial(nn.Conv, 4)
 DEPTHWISE = partial(nn.Conv, 6, feature_group_count=3)
 

@@ -21,6 +21,8 @@ from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS
 from jaxnas.oneshot.engine.plan import make_plan
 from jaxnas.programs.epoch import own_buffers
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 # The example of docs/add-a-method.md keeps the contract too.
 _EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "add_a_method.py"
 _spec = importlib.util.spec_from_file_location("add_a_method", _EXAMPLE)

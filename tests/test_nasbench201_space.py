@@ -13,6 +13,8 @@ from jaxnas.model.functional import model_fns
 from jaxnas.spaces import nasbench201
 from jaxnas.spaces.nasbench201 import Cell, ReluConvNorm
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 IMAGE = (1, 32, 32, 3)
 SMALL = nasbench201(channels=4, cells=2, num_classes=3)
 

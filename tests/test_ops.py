@@ -12,6 +12,8 @@ from jaxnas import LayerChoice
 from jaxnas.model.functional import model_fns
 from jaxnas.ops import avg_pool_3x3, conv_general_dilated, max_pool_3x3
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # image, kernel, strides, dilation, padding, channels, features, groups

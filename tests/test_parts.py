@@ -20,6 +20,8 @@ from jaxnas.oneshot.parts.scoring import most_probable
 from jaxnas.spaces.nasbench201 import Cell
 from jaxnas.spaces.partial import divided, joined
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 ONE = Space({"a": ChoiceSpec("layer", 3), "b": ChoiceSpec("layer", 4)})
 MIXED = Space(
     {

@@ -13,6 +13,8 @@ import jaxnas
 from jaxnas import Gated, InputChoice, LayerChoice
 from jaxnas.model.functional import model_fns
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 X = jnp.asarray(np.random.RandomState(0).randn(8, 3), jnp.float32)
 
 

@@ -26,6 +26,8 @@ from jaxnas.programs import layout as batching
 from jaxnas.report import compare
 from jaxnas.runs import checkpoints
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 AS_ONE = ("map", "vmap", "shard")
 SEEDS = (3, 0, 1)
 TRACES = []

@@ -17,6 +17,8 @@ from jaxnas.programs.evaluation import cross_entropy, with_auxiliary
 from jaxnas.spaces.enas_micro import Cell
 from jaxnas.spaces.layers import FactorizedReduction
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 MACRO = spaces.enas_macro(layers=3, filters=4, num_classes=3, dropout=0.0)
 MICRO = spaces.enas_micro(cells=2, nodes=2, filters=4, num_classes=3, dropout=0.0)
