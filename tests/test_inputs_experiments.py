@@ -2,9 +2,12 @@
 
 import jax
 import numpy as np
+import pytest
 
 import jaxnas
 from experiments.inputs import tabular, text, two_inputs
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 def test_a_table_is_searched_and_what_was_found_beats_a_straight_line(capsys):
