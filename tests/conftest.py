@@ -25,9 +25,11 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(scope="module")
 def quickly_compiled():
     """Leaves out what LLVM can optimise, for files whose time is that of compiling: XLA's own passes are as ever."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()  # other files compile as users do
 
 
 @pytest.fixture(scope="session")

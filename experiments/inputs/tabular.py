@@ -30,7 +30,7 @@ class Net(nn.Module):
 
 
 def r_squared(output, labels):
-    """The share of the variance that is explained, by a prediction for standardised labels."""
+    """1 less the squared error; labels are standardised, so its unit is the variance of the training labels."""
     return {"r_squared": 1 - jnp.mean((output - labels) ** 2)}
 
 

@@ -3,6 +3,7 @@
 import collections
 import math
 from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +87,13 @@ def metrics(logits, labels):
     return {"accuracy": right.sum() / labels["mask"].sum()}
 
 
-def main(folder: str, method: str = "darts", sentences: int | None = None, words: int = 5000, epochs: int = 2):
+def main(
+    folder: str,
+    method: Literal["darts", "enas"] = "darts",
+    sentences: int | None = None,
+    words: int = 5000,
+    epochs: int = 2,
+):
     """Searches with darts or enas, retrains what was found, and prints its perplexity on test data."""
     net, data = Net(words), tuple(read(folder, words, sentences))
     common = {"loss_fn": loss_fn, "metrics": metrics, "epochs": epochs, "batch_size": 32}

@@ -1,7 +1,6 @@
 """Images and numbers about them, searched together: `python -m experiments.inputs.two_inputs`.
 
-Which two digits were shown cannot be told from the image alone: the label is the digit, or ten less the digit where
-the second input says so.
+The label is the digit in the image, or ten less that digit where the second input says so: the image alone cannot tell.
 """
 
 import flax.linen as nn
