@@ -29,8 +29,8 @@ class StopOn(StrEnum):
 
 Model = Annotated[str, typer.Option(help="The model, as module:name, e.g. experiments.quickstart:Net.")]
 Out = Annotated[Path, typer.Option(help="Run directory; the same command resumes an interrupted run.")]
-Data = Annotated[str, typer.Option(help='"digits", an .npz file, or a tensorflow-datasets name such as cifar10.')]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of prepared tensorflow-datasets.")]
+Data = Annotated[str, typer.Option(help='"digits", an .npz file, a folder of pictures, or a name such as cifar10.')]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of NAME.npz or of prepared tensorflow-datasets.")]
 AugmentOption = Annotated[
     AugmentName,
     typer.Option(help="The data set's own; none; crop and flip; or crop, flip and cutout of half the side."),

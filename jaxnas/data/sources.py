@@ -15,17 +15,11 @@ from typing import Any
 import numpy as np
 
 from jaxnas.data import images
-from jaxnas.data.augment import STANDARD
 from jaxnas.data.dataset import SAVED, Dataset
+from jaxnas.data.known import FILES, KNOWN
 from jaxnas.errors import DataError
 from jaxnas.extras import how_to_install
 from jaxnas.model.trees import named_tree
-
-# Per-channel statistics of the training images, as the field uses them.
-_KNOWN: dict[str, dict[str, Any]] = {
-    "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616), "augment": STANDARD},
-    "cifar100": {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762), "augment": STANDARD},
-}
 
 
 def load(
@@ -38,11 +32,11 @@ def load(
         shuffle are the test set); an `.npz` file with x_train, y_train and, if there is one, x_test, y_test
         (several inputs as x_train/image, x_train/age, … or, for a tuple, x_train/0, x_train/1);
         a folder with a folder of images for each class, or with `train` and optionally `test`, each of this form;
-        `"hf:NAME"`, an image classification set of Hugging Face; or one of tensorflow-datasets that is prepared in
-        `data_dir`. docs/data.md has examples.
-      data_dir: the tensorflow-datasets folder (default: its own, or `$TFDS_DATA_DIR`), read without TensorFlow; for
-        `"hf:NAME"` the cache.
-      image_size: (height, width) to resize images to, if theirs differ.
+        `"hf:NAME"`, an image classification set of Hugging Face; or one that is in `data_dir`. docs/data.md has
+        examples.
+      data_dir: a folder with `NAME.npz`, which `prepare` makes, or else that of tensorflow-datasets (default: its own,
+        or `$TFDS_DATA_DIR`), read without TensorFlow; for `"hf:NAME"` the cache.
+      image_size: (height, width) to resize images to, if theirs differ; not for arrays.
 
     Returns:
       The data set. CIFAR-10 and CIFAR-100 come with crop and flip (`augment`); others with no augmentation.
@@ -52,11 +46,13 @@ def load(
     """
     text = os.fspath(name)
     source: dict[str, Any]
+    if text.endswith(".npz") or text == "digits":
+        _refuse_resizing(text, image_size)
     if text.endswith(".npz"):
         dataset, source = _npz(Path(text)), {"name": os.path.abspath(text)}
     elif text == "digits":
         dataset, source = _digits(), {"name": "digits"}
-    elif text not in _KNOWN and os.path.isdir(path := os.path.expanduser(text)):
+    elif text not in KNOWN and os.path.isdir(path := os.path.expanduser(text)):
         path = os.path.abspath(path)
         dataset, source = images.read_folder(Path(path), image_size), {"name": path, "image_size": image_size}
     else:
@@ -64,17 +60,27 @@ def load(
         folder = None if data_dir is None else os.path.abspath(os.path.expanduser(data_dir))
         if text.startswith("hf:"):
             dataset = images.load_hugging_face(text.removeprefix("hf:"), folder, image_size)
+        elif folder is not None and (file := Path(folder, f"{text}.npz")).is_file():
+            _refuse_resizing(text, image_size)
+            dataset = _npz(file)
+            if dataset.name != text:
+                raise DataError(f"{file}: holds the data set {dataset.name!r}; give the file itself as the data.")
         else:
             dataset = _tfds(text, folder, image_size)
         source = {"name": text, "data_dir": folder, "image_size": image_size}
     return dataclasses.replace(dataset, source=source)
 
 
+def _refuse_resizing(text: str, image_size: tuple[int, int] | None) -> None:
+    if image_size is not None:
+        raise DataError(f"{text}: image_size is for pictures that are read one by one; these are arrays of one size.")
+
+
 def _check_name(text: str) -> None:
     """Refuses a name that can only be a path, or is a built-in name in another spelling."""
     if text.startswith((".", "~", os.sep)) or (os.sep in text and not text.startswith("hf:")):
         raise DataError(f"{text}: there is no such file or folder (looked in {Path.cwd()}).")
-    ours = {_bare(name): name for name in ("digits", *_KNOWN)}
+    ours = {_bare(name): name for name in ("digits", *KNOWN)}
     meant = ours.get(_bare(text))
     if meant is not None and meant != text:
         raise DataError(f"no data set {text!r}: did you mean {meant!r}?")
@@ -187,7 +193,7 @@ def _npz(path: Path) -> Dataset:
     except (TypeError, ValueError) as e:
         raise DataError(f"{path}: mean and std are numbers, num_classes is one: {e}.") from None
     found["name"] = str(found.get("name", path.name))
-    known = {k: v for k, v in _KNOWN.get(found["name"], {}).items() if k not in found}
+    known = {k: v for k, v in KNOWN.get(found["name"], {}).items() if k not in found}
     return Dataset(**found, **known)
 
 
@@ -224,9 +230,11 @@ def _tfds(name: str, data_dir: str | None, image_size: tuple[int, int] | None) -
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as e:
+        other = (
+            f"make an .npz file: {_how_to_prepare(name)}" if name in FILES else 'give an .npz file, arrays, or "digits"'
+        )
         raise DataError(
-            f"the data set {name!r} is read by tensorflow-datasets ({e}): {how_to_install('tfds')}; or give an .npz "
-            'file, arrays, or "digits".'
+            f"the data set {name!r} is read by tensorflow-datasets ({e}): {how_to_install('tfds')}; or {other}."
         ) from None
     try:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -241,8 +249,7 @@ def _tfds(name: str, data_dir: str | None, image_size: tuple[int, int] | None) -
     if not Path(builder.data_dir).is_dir():
         raise DataError(
             f"the data set {name!r} is not prepared in {Path(builder.data_dir).parent}; give data_dir, or prepare it "
-            f"once where TensorFlow is installed: tfds.builder({name!r}, file_format='array_record')."
-            "download_and_prepare()."
+            f"once: {_how_to_prepare(name)}."
         )
     features = builder.info.features
     if not hasattr(features, "keys") or not {"image", "label"} <= set(features):
@@ -260,8 +267,14 @@ def _tfds(name: str, data_dir: str | None, image_size: tuple[int, int] | None) -
         y_test,
         num_classes=features["label"].num_classes,
         name=name,
-        **_KNOWN.get(name, {}),
+        **KNOWN.get(name, {}),
     )
+
+
+def _how_to_prepare(name: str) -> str:
+    if name in FILES:
+        return f"python -m jaxnas.data prepare {name} --from FILES, where FILES is {FILES[name]}"
+    return f"where TensorFlow is installed, tfds.builder({name!r}, file_format='array_record').download_and_prepare()"
 
 
 def _read_split(builder: Any, split: str, image_size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:

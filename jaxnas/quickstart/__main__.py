@@ -13,7 +13,9 @@ from jaxnas.quickstart.steps import run
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m jaxnas.quickstart", description=__doc__)
     parser.add_argument("--data", default="digits", help='"digits", an .npz file, or e.g. cifar10 (default: digits)')
-    parser.add_argument("--data-dir", help="folder of prepared tensorflow-datasets")
+    parser.add_argument(
+        "--data-dir", help="folder of NAME.npz (python -m jaxnas.data prepare) or of prepared tensorflow-datasets"
+    )
     parser.add_argument("--epochs", type=int, default=20, help="epochs of search (default: 20)")
     parser.add_argument("--retrain-epochs", type=int, default=20, help="epochs of retraining (default: 20)")
     parser.add_argument("--seed", type=int, default=0)
