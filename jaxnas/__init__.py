@@ -58,12 +58,14 @@ from jaxnas.oneshot import (
 )
 from jaxnas.oneshot.differentiable import differentiable
 from jaxnas.oneshot.engine.base import Algorithm, Method
+from jaxnas.oneshot.engine.forecast import plan
 from jaxnas.oneshot.engine.options import SearchOptions
 from jaxnas.oneshot.engine.results import SearchResult
 from jaxnas.oneshot.engine.run import search
 from jaxnas.oneshot.registry import METHODS
 from jaxnas.oneshot.sampled import sampled
 from jaxnas.programs import losses, metrics
+from jaxnas.programs.forecast import Forecast
 from jaxnas.programs.predictor import Predictor
 from jaxnas.programs.validation import evaluate, evaluator
 from jaxnas.runs.options import RunOptions
@@ -105,6 +107,7 @@ __all__ = [
     "ChoiceSpec",
     "Cost",
     "DataError",
+    "Forecast",
     "Gated",
     "InputChoice",
     "Interrupted",
@@ -157,6 +160,7 @@ __all__ = [
     "oles",
     "parts",
     "pc_darts",
+    "plan",
     "proxyless",
     "random_search",
     "read_architecture",

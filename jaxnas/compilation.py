@@ -1,4 +1,4 @@
-"""Keeping compiled programs on disk and the heap in memory, so that later starts and calls are quick."""
+"""Keeping compiled programs on disk and the heap in memory, so that later starts are quick; what is compiled for."""
 
 from __future__ import annotations
 
@@ -52,3 +52,9 @@ def keep_heap() -> bool:
     except (AttributeError, OSError):  # musl, for one, has none
         return False
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+def platform() -> str:
+    """The platform that is traced for: that of `jax.default_device` where it is set, also to one that is not here."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return jax.default_backend() if device is None else getattr(device, "platform", str(device).partition(":")[0])

@@ -14,6 +14,7 @@ import jaxnas
 from jaxnas import losses
 from jaxnas.data import Dataset
 from jaxnas.programs.evaluation import make_evaluator, objective, reward_for
+from jaxnas.programs.examples import on_device
 
 RS = np.random.RandomState(0)
 X = RS.randn(22, 3).astype(np.float32)
@@ -302,7 +303,7 @@ def test_the_reward_fits_the_task():
 
 def test_an_evaluator_takes_names_and_plain_functions():
     evaluate = make_evaluator(lambda v, a, x: x[:, :1], Dataset(X, REAL), "mse", ["mae"], batch_size=8)
-    scores = evaluate({}, None, X, REAL)
+    scores = evaluate({}, None, on_device(X), on_device(REAL))
     assert scores == {
         "loss": pytest.approx(np.square(X[:, 0] - REAL).mean(), rel=1e-6),
         "mae": pytest.approx(np.abs(X[:, 0] - REAL).mean(), rel=1e-6),

@@ -9,6 +9,7 @@ import sklearn.metrics as reference
 from jaxnas import losses, metrics
 from jaxnas.data import Dataset
 from jaxnas.programs.evaluation import make_evaluator, objective
+from jaxnas.programs.examples import on_device
 
 RS = np.random.RandomState(1)
 N = 53
@@ -22,7 +23,7 @@ def over(which, outputs, labels, *, batch_size, loss=lambda output, labels: outp
     """Metrics of a model whose outputs are its inputs."""
     dataset = Dataset(outputs.reshape(N, -1), labels)
     evaluate = make_evaluator(lambda v, a, x: x.reshape(-1, *outputs.shape[1:]), dataset, loss, which, batch_size)
-    scores = evaluate({}, None, dataset.x_train, labels)
+    scores = evaluate({}, None, on_device(dataset.x_train), on_device(labels))
     return {k: v for k, v in scores.items() if k != "loss"}
 
 
@@ -170,7 +171,7 @@ def test_metrics_see_float32_and_the_architecture():
     dataset = Dataset(LOGITS, CLASSES)
     forward = lambda v, a, x: x.astype(jnp.bfloat16)  # noqa: E731
     evaluate = make_evaluator(forward, dataset, losses.cross_entropy, [metrics.collected(own), "accuracy"], 10)
-    scores = evaluate({}, {"a": jnp.array(2)}, LOGITS, CLASSES)
+    scores = evaluate({}, {"a": jnp.array(2)}, on_device(LOGITS), on_device(CLASSES))
     assert seen == [np.float32]
     assert scores["arch"] == 2
     assert scores["mean"] == pytest.approx(np.asarray(jnp.asarray(LOGITS, jnp.bfloat16), np.float32).mean(), rel=1e-4)

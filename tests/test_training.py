@@ -14,6 +14,7 @@ import jaxnas
 from jaxnas import LayerChoice
 from jaxnas.data import Dataset
 from jaxnas.programs.evaluation import accuracy, cross_entropy, make_evaluator, make_recalibration
+from jaxnas.programs.examples import on_device
 from jaxnas.runs.directory import read_weights
 from jaxnas.training import fit, paper_optimizer
 
@@ -35,11 +36,11 @@ def test_evaluation_counts_every_example_once(batch_size):
     logits = x @ np.random.RandomState(1).randn(5, 2).astype(np.float32)
     evaluate = make_evaluator(lambda v, arch, x: x @ v, Dataset(x, y), cross_entropy, accuracy, batch_size)
     weights = jnp.asarray(np.random.RandomState(1).randn(5, 2), jnp.float32)
-    scores = evaluate(weights, None, jnp.asarray(x), jnp.asarray(y))
+    scores = evaluate(weights, None, on_device(x), on_device(y))
     assert scores["accuracy"] == pytest.approx((logits.argmax(1) == y).mean(), abs=1e-6)
     assert scores["loss"] == pytest.approx(float(cross_entropy(logits, y)), rel=1e-5)
     some = np.array([3, 5, 8])
-    assert evaluate(weights, None, jnp.asarray(x), jnp.asarray(y), some)["accuracy"] == pytest.approx(
+    assert evaluate(weights, None, on_device(x), on_device(y), some)["accuracy"] == pytest.approx(
         (logits[some].argmax(1) == y[some]).mean(), abs=1e-6
     )
 
@@ -61,7 +62,7 @@ def test_recalibrated_statistics_are_averages_of_the_batches(momentum):
         return Norms().apply(v, x, arch, train=True, mutable=["batch_stats"])[1]
 
     batches = np.arange(40).reshape(4, 10)
-    stats = make_recalibration(forward, Dataset(x, y))(variables, arch, jnp.asarray(x), batches)["batch_stats"]
+    stats = make_recalibration(forward, Dataset(x, y))(variables, arch, on_device(x), batches)["batch_stats"]
     weights = momentum ** np.arange(3, -1, -1.0)
     weights /= weights.sum()
     np.testing.assert_allclose(stats["norm1"]["mean"], weights @ x.reshape(4, 10, 5).mean(1), rtol=2e-4, atol=1e-5)

@@ -12,7 +12,6 @@ import statistics
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -23,6 +22,7 @@ from jaxnas.data.batches import epoch_batches
 from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS
 from jaxnas.oneshot.engine.plan import make_plan
 from jaxnas.programs.epoch import make_epoch, own_buffers
+from jaxnas.programs.examples import on_device
 from jaxnas.programs.layout import BATCHINGS, ONE, make_layout
 
 BATCH = 64
@@ -46,9 +46,9 @@ def runner(name, net, how, count, steps):
     plan = make_plan(net, {**SEARCH_DEFAULTS, "data": dataset, "epochs": 1, "batch_size": BATCH})
     algorithm = algorithm_of(name, net, plan.space)
     layout = ONE if how == "sequence" else make_layout(how, count, one_path=name == "enas")
-    images, labels = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
+    images, labels = on_device(dataset.x_train), on_device(dataset.y_train)
     program = make_epoch(algorithm.step, dataset, images=images, labels=labels, watched=("train_loss",), layout=layout)
-    sample = dataset.example(BATCH), labels[:BATCH]
+    sample = dataset.example(BATCH), labels.rows(slice(BATCH))
 
     def streams(i):
         rngs = jax.random.split(jax.random.key(i))

@@ -23,6 +23,7 @@ _EXTRAS = {
     "ray": ("ray",),
     "report": ("plotly", "fast-sugiyama"),
     "tensorboard": ("tensorboardX",),
+    "tpu": ("libtpu",),
     "cpu": ("onednn-cpu-gomp", "onednn-devel-cpu-gomp"),
 }
 """Extra of pyproject.toml -> the packages in it."""

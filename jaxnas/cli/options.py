@@ -28,7 +28,16 @@ class StopOn(StrEnum):
 
 
 Model = Annotated[str, typer.Option(help="The model, as module:name, e.g. experiments.quickstart:Net.")]
-Out = Annotated[Path, typer.Option(help="Run directory; the same command resumes an interrupted run.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Run directory, needed but for --dry-run; the same command resumes an interrupted run."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what it would take: operations, memory, time to compile.")
+]
+Topology = Annotated[
+    str | None, typer.Option(help="With --dry-run: a TPU to compile for, such as v5e:2x2; none need be here.")
+]
 Data = Annotated[str, typer.Option(help='"digits", an .npz file, a folder of pictures, or a name such as cifar10.')]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of NAME.npz or of prepared tensorflow-datasets.")]
 AugmentOption = Annotated[

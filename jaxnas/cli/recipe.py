@@ -17,7 +17,7 @@ from jaxnas.version import __version__
 
 NAME = "run.toml"
 
-_LEFT_OUT = ("config", "out", "force", "resume", "max_minutes", "help")
+_LEFT_OUT = ("config", "out", "force", "resume", "max_minutes", "dry_run", "topology", "help")
 """What does not belong to the run, or is another one the next time."""
 
 

@@ -9,19 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from jaxnas import METHODS, Method, SearchOptions, search
+from jaxnas import METHODS, Method, SearchOptions, plan, search
 from jaxnas.cli.inputs import SELECTIONS, import_model, import_named, load_data, selection
 from jaxnas.cli.options import (
     AugmentName,
     AugmentOption,
     Data,
     DataDir,
+    DryRun,
     Force,
     ImageSize,
     Model,
     Out,
     StopOn,
     StopOnOption,
+    Topology,
     UseTensorBoard,
 )
 from jaxnas.cli.options import Loss as LossOption
@@ -49,7 +51,7 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
     def run(
         context: typer.Context,
         model: str,
-        out: Path,
+        out: Path | None,
         data: str,
         data_dir: Path | None,
         augment: AugmentName,
@@ -61,6 +63,8 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
         tensorboard: bool,
         stop_on: list[StopOn] | None,
         force: bool,
+        dry_run: bool,
+        topology: str | None,
         config: Path | None,
         **given: Any,
     ) -> None:
@@ -76,8 +80,16 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
         chosen["callbacks"] += [Recipe(recipe_of(context))]
         chosen |= {"resume": "force"} if force else {}
         chosen |= {"loss_fn": import_named(loss, "--loss"), "metrics": import_named(metrics, "--metrics")}
+        if topology is not None and not dry_run:
+            raise typer.BadParameter("it is for --dry-run", param_hint="--topology")
+        if out is None and not dry_run:
+            raise typer.BadParameter("needed to keep what is found", param_hint="--out")
+        model_fn, dataset = import_model(model), load_data(data, data_dir, augment, image_size)
+        if out is None or dry_run:
+            print(plan(model_fn, dataset, found, topology=topology, **chosen))
+            return
         with ending_well(out):
-            result = search(import_model(model), load_data(data, data_dir, augment, image_size), found, **chosen)
+            result = search(model_fn, dataset, found, **chosen)
             say_found(result, out, many)
 
     sign(run, {**_fixed(), **own, **shared, **_last()})
@@ -90,7 +102,7 @@ def _fixed() -> dict[str, inspect.Parameter]:
     return {
         "context": keyword("context", typer.Context),
         "model": keyword("model", Model),
-        "out": keyword("out", Out),
+        "out": keyword("out", Out, None),
         "data": keyword("data", Data, "digits"),
         "data_dir": keyword("data_dir", DataDir, None),
         "augment": keyword("augment", AugmentOption, AugmentName.default),
@@ -110,6 +122,8 @@ def _last() -> dict[str, inspect.Parameter]:
         "tensorboard": keyword("tensorboard", UseTensorBoard, False),
         "stop_on": keyword("stop_on", StopOnOption, None),
         "force": keyword("force", Force, False),
+        "dry_run": keyword("dry_run", DryRun, False),
+        "topology": keyword("topology", Topology, None),
         "config": keyword("config", Config, None),
     }
 

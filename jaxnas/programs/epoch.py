@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.data import Dataset
-from jaxnas.model.trees import rows_of
+from jaxnas.programs.examples import Examples
 from jaxnas.programs.layout import ONE, Layout
 
 _IN_FLIGHT = 2
@@ -80,8 +80,8 @@ def make_epoch(
     step: Callable,
     dataset: Dataset,
     *,
-    images: Any,
-    labels: Any,
+    images: Examples,
+    labels: Examples,
     watched: Sequence[str],
     steps_per_call: int | None = None,
     layout: Layout = ONE,
@@ -91,14 +91,14 @@ def make_epoch(
     Args:
       step: `(state, *batches) -> (state, metrics)`, pure; a batch is `(x, y)` or None.
       dataset: for normalisation and augmentation, which happen inside jit.
-      images, labels: the training data (raw), on the device; arrays or pytrees of them.
+      images, labels: the training data (raw), on the device.
       watched, layout: see `EpochProgram`.
       steps_per_call: see `jaxnas.runs.options.RunOptions`.
     """
 
     if steps_per_call is not None and (not isinstance(steps_per_call, int) or steps_per_call < 1):
         raise ValueError(f"steps_per_call must be a positive integer or None; got {steps_per_call!r}.")
-    call = jax.jit(layout.mapped(_steps_of_one(step, dataset, watched)), donate_argnums=0)
+    call = steps_program(step, dataset, watched, layout)
     compiled: set[Any] = set()
     data = layout.share((images, labels))
 
@@ -152,6 +152,15 @@ def make_epoch(
     return EpochProgram(run, again, watched, layout)
 
 
+def steps_program(step: Callable, dataset: Dataset, watched: Sequence[str], layout: Layout = ONE) -> Any:
+    """The compiled call of an epoch: `((state, fine), rng, streams, images, labels, first) -> (carry, metrics)`.
+
+    For the arguments see `make_epoch` and `EpochProgram.run`; the streams hold the steps of one call, of which `first`
+    is the first.
+    """
+    return jax.jit(layout.mapped(_steps_of_one(step, dataset, watched)), donate_argnums=0)
+
+
 def _part(streams: Sequence[Any], first: int, count: int) -> tuple[Any, ...]:
     """What streams hold of so many steps."""
     return tuple(None if s is None else s[..., first : first + count, :] for s in streams)
@@ -170,7 +179,7 @@ def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str]) -> C
                 if chosen is None:
                     batches.append(None)
                 else:
-                    batches.append((dataset.prepare(rows_of(images, chosen), batch_rng), rows_of(labels, chosen)))
+                    batches.append((dataset.prepare(images.rows(chosen), batch_rng), labels.rows(chosen)))
             new, metrics = step(state, *batches)
             for name in watched:
                 fine = fine & jnp.isfinite(metrics.get(name, 0.0))

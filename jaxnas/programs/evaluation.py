@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnas.data import Dataset
 from jaxnas.errors import DataError
-from jaxnas.model.trees import count_of, form, is_container, rows_of
+from jaxnas.model.trees import form, is_container
 from jaxnas.programs.agreement import check_agreement
 from jaxnas.programs.losses import (
     BuiltinLoss,
@@ -111,8 +111,8 @@ def make_evaluator(
 
     Returns:
       `evaluate(variables, arch, images, labels, examples=None) -> {"loss": float, **metrics}`, where
-      `images` and `labels` hold a split (raw; arrays or pytrees of them) and `examples` the indices of those to use
-      (all by default).
+      `images` and `labels` are `Examples` of a split (raw) and `examples` the indices of those to use (all by
+      default).
     """
     loss, measured = as_loss(loss_fn), as_metrics(metrics)
 
@@ -126,7 +126,7 @@ def make_evaluator(
 
         def one(_, batch):
             indices, is_last = batch
-            output, y = forward(variables, arch, dataset.prepare(rows_of(images, indices))), rows_of(labels, indices)
+            output, y = forward(variables, arch, dataset.prepare(images.rows(indices))), labels.rows(indices)
             part = jax.tree.map(lambda leaf: leaf[:remaining], (output, y))
             (whole, whole_sums), (rest, rest_sums) = scores(output, y, arch), scores(part[0], part[1], arch)
             sums = {name: jnp.where(is_last, remaining * rest[name], len(indices) * whole[name]) for name in whole}
@@ -136,7 +136,7 @@ def make_evaluator(
         return jax.lax.scan(one, None, (batches, jnp.arange(len(batches)) == len(batches) - 1))[1]
 
     def evaluate(variables, arch, images, labels, examples=None) -> dict[str, float]:
-        examples = np.arange(count_of(images)) if examples is None else np.asarray(examples)
+        examples = np.arange(len(images)) if examples is None else np.asarray(examples)
         size = min(batch_size, len(examples))
         rows = -(-len(examples) // size)
         padded = np.zeros(rows * size, np.int32)
@@ -148,7 +148,7 @@ def make_evaluator(
         if not measured.sums and not measured.whole:
             return means
         outputs = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(examples)], outputs)
-        own_labels = rows_of(jax.device_get(labels), examples) if measured.whole else np.zeros(0)
+        own_labels = jax.device_get(labels).rows(examples) if measured.whole else np.zeros(0)
         rest = measured.finish(jax.tree.map(_total, others), outputs, own_labels, arch)
         if rest.keys() & means.keys():
             raise ValueError(f"two metrics are called {sorted(rest.keys() & means.keys())}.")
@@ -183,7 +183,7 @@ def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
       dataset: for its normalisation.
 
     Returns:
-      `recalibrate(variables, arch, images, batches) -> variables`, with `batches` int `[K, B]`. Running
+      `recalibrate(variables, arch, images, batches) -> variables`, with `Examples` and `batches` int `[K, B]`. Running
       averages start from zero and are corrected for that start, whatever their momentum; statistics that
       the architecture does not use are kept.
     """
@@ -196,9 +196,7 @@ def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
         def update(stats, row):
             indices, from_ones = row
             stats = jax.tree.map(lambda s, one: jnp.where(from_ones, one, s), stats, ones)
-            updates = forward_train(
-                {**variables, "batch_stats": stats}, arch, dataset.prepare(rows_of(images, indices))
-            )
+            updates = forward_train({**variables, "batch_stats": stats}, arch, dataset.prepare(images.rows(indices)))
             return updates["batch_stats"], updates["batch_stats"]
 
         # An average moves r to m r + (1 - m) b; after one batch from r = 1 and from r = 0 the difference is its

@@ -17,8 +17,8 @@ from jaxnas.errors import ArchitectureError, DataError
 from jaxnas.model import functional
 from jaxnas.model.architecture import Arch, is_array, is_mixture
 from jaxnas.model.space import Space
-from jaxnas.model.trees import count_of
 from jaxnas.programs.evaluation import make_evaluator, make_recalibration, objective
+from jaxnas.programs.examples import Examples, on_device
 from jaxnas.programs.tracing import check_fit, check_searchable
 
 RECALIBRATION_BATCHES = 10
@@ -33,9 +33,9 @@ def make_validation(
     loss_fn: Any,
     metrics: Any,
     *,
-    images: Any,
-    labels: Any,
-    calibration_images: Any,
+    images: Examples,
+    labels: Examples,
+    calibration_images: Examples,
     batch_size: int = 256,
 ) -> Validate:
     """Builds a function that scores one architecture of a supernet; architectures of one kind share a compilation.
@@ -44,7 +44,7 @@ def make_validation(
       model_fn: the model with open choices.
       dataset: for its normalisation.
       loss_fn, metrics, batch_size: see `jaxnas.programs.evaluation.make_evaluator`.
-      images, labels: a split (raw), on the device; arrays or pytrees of them.
+      images, labels: a split (raw), on the device.
       calibration_images: raw images from which batch statistics are recomputed.
 
     Returns:
@@ -196,7 +196,7 @@ def evaluator(
     check_fit(functional.model_fns(model_fn), variables, dataset.example(), sampled)
     loss, measured = objective(loss_fn, metrics, dataset, output, arch=sampled)
     check_at_least(1, batch_size=batch_size)
-    images, labels = (jax.tree.map(jnp.asarray, tree) for tree in _split(dataset, split))
+    images, labels = map(on_device, _split(dataset, split))
     count, size = dataset.n_train, min(64, dataset.n_train)
     rows = min(RECALIBRATION_BATCHES, count // size)
     spread = np.arange(rows * size) * count // (rows * size)  # each batch spans the data, which may be sorted
@@ -207,10 +207,10 @@ def evaluator(
         measured,
         images=images,
         labels=labels,
-        calibration_images=jax.tree.map(jnp.asarray, dataset.x_train) if recalibrate else images,
+        calibration_images=on_device(dataset.x_train) if recalibrate else images,
         batch_size=batch_size,
     )
-    examples, calibration = np.arange(count_of(images)), spread.reshape(size, rows).T if recalibrate else None
+    examples, calibration = np.arange(len(images)), spread.reshape(size, rows).T if recalibrate else None
     return Evaluator(space, lambda arch: validate(variables, arch, examples, calibration))
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnas.compilation import platform
 from jaxnas.spaces.darts_decisions import ENTERING, ORDER, Decisions, rows_of, users
 from jaxnas.spaces.darts_edge import POOLS, SKIP, Edge
 from jaxnas.spaces.genotypes import NODES, OPERATIONS
@@ -244,7 +245,7 @@ def _if_taken(taken: jax.Array, compute: Callable, like: jax.Array, *own: Any) -
     On CPU a branch also keeps the edge apart from what follows: fused into the update of the scan's state it would run
     in one thread. On accelerators it would make the host wait; there an edge that is not taken has a share of zero.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         y, stats = compute(*own)
         return y, jax.tree.map(lambda new, old: jnp.where(taken, new, old), stats, own[-1])
     return lax.cond(taken, compute, lambda *own: (jnp.zeros_like(like), own[-1]), *own)

@@ -23,6 +23,7 @@ from jaxnas.model.fixed import FixedModel
 from jaxnas.model.text import short_repr
 from jaxnas.programs.epoch import make_epoch
 from jaxnas.programs.evaluation import make_evaluator, objective
+from jaxnas.programs.examples import on_device
 from jaxnas.programs.losses import Loss
 from jaxnas.programs.metrics import Metrics
 from jaxnas.programs.predictor import Predictor, model_form
@@ -177,7 +178,7 @@ def fit(
         validate_every=test_every,
     )
     step = _make_step(functions, clipped, loss_fn, metrics, steps=epochs * steps)
-    images, labels = (jax.tree.map(jnp.asarray, tree) for tree in (dataset.x_train, dataset.y_train))
+    images, labels = on_device(dataset.x_train), on_device(dataset.y_train)
     program = make_epoch(
         step, dataset, images=images, labels=labels, watched=_WATCHED, steps_per_call=running.steps_per_call
     )
@@ -258,8 +259,7 @@ class FitTask:
         dataset = self.run.dataset
         if dataset.x_test is None or not at.validated:
             return Review({})
-        images, labels = (jax.tree.map(jnp.asarray, tree) for tree in (dataset.x_test, dataset.y_test))
-        scores = self.evaluate(state.variables, None, images, labels)
+        scores = self.evaluate(state.variables, None, on_device(dataset.x_test), on_device(dataset.y_test))
         return Review({f"test_{name}": value for name, value in scores.items()})
 
     def outcome(self, lane: Lane, state: TrainState, review: Review | None) -> FitResult:

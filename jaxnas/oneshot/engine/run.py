@@ -49,11 +49,7 @@ def search(model_fn: Any, data: Any, method: Method, **options: Any) -> SearchRe
       RunError: if `workdir` holds another run, is in use, or cannot be written or read.
       TypeError, ValueError: for options that do not exist, are of another type, or are out of range.
     """
-    if not isinstance(method, Method):
-        raise TypeError(
-            f"method must be what a method function gives, such as jaxnas.darts.method(); got {method!r} of type "
-            f"{type(method).__name__}."
-        )
+    check_method(method)
     complete = completed(method, options)
     method = selecting(method, complete["select"])
     plan = make_plan(model_fn, {**complete, "data": data})
@@ -63,6 +59,15 @@ def search(model_fn: Any, data: Any, method: Method, **options: Any) -> SearchRe
     procedure = method.build(plan)
     task, program = make_task([plan], procedure, steps_per_call=running.steps_per_call)
     return many.run_one(task, program, plan, configuration(plan, method, procedure), running)
+
+
+def check_method(method: Any) -> None:
+    """Raises TypeError if it is none."""
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"method must be what a method function gives, such as jaxnas.darts.method(); got {method!r} of type "
+            f"{type(method).__name__}."
+        )
 
 
 def selecting(method: Method, select: Derivation | None) -> Method:

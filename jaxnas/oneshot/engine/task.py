@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.data.batches import epoch_batches
-from jaxnas.model.trees import rows_of
 from jaxnas.oneshot.engine.base import Method, Procedure, View
 from jaxnas.oneshot.engine.plan import Plan
 from jaxnas.oneshot.engine.results import SearchResult
 from jaxnas.programs.epoch import EpochProgram, make_epoch
+from jaxnas.programs.examples import on_device
 from jaxnas.programs.layout import ONE, Layout
 from jaxnas.programs.validation import RECALIBRATION_BATCHES, Validate, make_validation
 from jaxnas.runs.callback import Run
@@ -145,7 +144,7 @@ def make_task(
 ) -> tuple[SearchTask, EpochProgram]:
     """A search from these plans, which differ in their seeds, and its compiled epoch."""
     plan, algorithm = plans[0], procedure.algorithm
-    images, labels = (jax.tree.map(jnp.asarray, tree) for tree in (plan.dataset.x_train, plan.dataset.y_train))
+    images, labels = on_device(plan.dataset.x_train), on_device(plan.dataset.y_train)
     program = make_epoch(
         algorithm.step,
         plan.dataset,
@@ -165,5 +164,5 @@ def make_task(
         calibration_images=images,
         batch_size=plan.batch_size,
     )
-    sample = plan.dataset.example(plan.batch_size), rows_of(labels, slice(plan.batch_size))
+    sample = plan.dataset.example(plan.batch_size), labels.rows(slice(plan.batch_size))
     return SearchTask({each.seed: each for each in plans}, procedure, validate, sample), program

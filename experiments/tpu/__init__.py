@@ -1,0 +1,1 @@
+"""What a TPU would do in a bilevel step: ours beside plain Flax versions of the same supernets."""

@@ -1,0 +1,91 @@
+"""`jaxnas.plan`: what a search will take, before it runs."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+import jax
+
+from jaxnas.model.naming import describe_model
+from jaxnas.model.trees import rows_of, shapes_of
+from jaxnas.oneshot.engine.base import Method
+from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS, SearchOptions, completed
+from jaxnas.oneshot.engine.plan import make_plan
+from jaxnas.oneshot.engine.run import check_method, selecting
+from jaxnas.programs.forecast import Forecast, device_of, forecast_steps, size_in_bytes
+from jaxnas.programs.layout import ONE, default_batching, make_layout
+from jaxnas.signatures import documented
+
+
+@documented(SearchOptions, defaults=SEARCH_DEFAULTS)
+def plan(
+    model_fn: Any,
+    data: Any,
+    method: Method,
+    *,
+    topology: str | None = None,
+    compiled: bool = True,
+    **options: Unpack[SearchOptions],
+) -> Forecast:
+    """What a search will take, by XLA's own count: operations and bytes per step, memory, time to compile.
+
+    Everything is checked as in the search; nothing is computed and nothing is written. What is compiled is kept in
+    the compilation cache, if there is one, so on a CPU the search itself need not compile its step again.
+
+        print(jaxnas.plan(Net, "cifar10", jaxnas.darts.method(), batch_size=256, topology="v5e:2x2"))
+
+    Args:
+      model_fn, data, method: see `jaxnas.search`.
+      topology: a TPU to compile for instead of the device that is here, such as `"v5e:2x2"`; no TPU is needed, but
+        libtpu (the extra `tpu`). It is compiled for one of its chips.
+      compiled: False does not compile: it takes seconds where compiling can take minutes, but gives neither bytes nor
+        memory, and the operations before XLA has simplified them.
+
+    Returns:
+      A `Forecast`.
+
+    Raises:
+      As `jaxnas.search`; ValueError too for a topology that does not exist.
+    """
+    check_method(method)
+    complete = {**completed(method, options), "workdir": None}
+    method = selecting(method, complete["select"])
+    search = make_plan(model_fn, {**complete, "data": data})
+    algorithm, phases, *_ = method.build(search)
+    device, named = device_of(topology)
+    if device is not None and not compiled:
+        raise ValueError("XLA counts for a topology only what it has compiled: leave out compiled=False.")
+    count, one_path = len(complete["seeds"] or [search.seed]), algorithm.one_path
+    batching = complete["batching"] or default_batching(count, one_path=one_path)
+    devices = jax.local_device_count() if batching == "shard" else 1
+    together = 1 if batching == "sequence" else count + -count % min(count, devices)
+    if together > 1 and device is not None:
+        raise ValueError(f"batching={batching!r} is planned only for the devices that are here; leave out topology.")
+    sample = (
+        search.dataset.example(search.batch_size),
+        shapes_of(rows_of(search.dataset.y_train, slice(search.batch_size))),
+    )
+    state, steps = forecast_steps(
+        algorithm.step,
+        search.dataset,
+        init=lambda key: algorithm.init(key, sample),
+        watched=algorithm.watched,
+        batches=[(phase.steps, (phase.weight_batch, phase.arch_batch)) for phase in phases(search.epochs - 1)],
+        rows=None if batching == "sequence" else together,
+        layout=ONE if batching == "sequence" else make_layout(batching, count, one_path=one_path),
+        device=device,
+        compiled=compiled,
+    )
+    example = search.dataset.x_train, search.dataset.y_train
+    variables = jax.eval_shape(lambda key: algorithm.init(key, sample).params, jax.random.key(0))
+    seeds = "" if count == 1 else f", {count} seeds ({batching})"
+    return Forecast(
+        run=f"search with {method.name} of {describe_model(model_fn)}, {search.space!r}{seeds}",
+        device=named,
+        epochs=search.epochs,
+        params=sum(leaf.size for leaf in jax.tree.leaves(variables)),
+        state_bytes=size_in_bytes(state),
+        data_bytes=size_in_bytes(example),
+        steps=steps,
+        times=count if batching == "sequence" else 1,
+    )
