@@ -302,3 +302,26 @@ def test_max_pooling_gives_the_gradient_to_the_first_of_equals_and_keeps_what_is
 def test_pooling_of_another_stride_is_refused(pool):
     with pytest.raises(ValueError, match="stride must be 1 or 2; got 3"):
         pool(jnp.ones((1, 4, 4, 1)), stride=3)
+
+
+def test_second_derivatives_of_a_scan_of_convolutions():
+    """As in an exact hypergradient through a scanned stack of cells, of which each has mixed convolutions."""
+    rng = np.random.RandomState(0)
+    kernels = jnp.asarray(0.1 * rng.randn(2, 3, 3, 4, 4), jnp.float32)
+    images, shares = jnp.asarray(rng.randn(2, 5, 5, 4), jnp.float32), jnp.array([0.3, 0.7])
+
+    def hypergradient(convolution):
+        def loss(kernels, shares):
+            def cell(x, kernel):
+                y = convolution(jnp.tanh(x), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+                return shares[0] * y + shares[1] * x, None
+
+            return jnp.square(jax.lax.scan(cell, images, kernels)[0]).mean()
+
+        def after_a_step(shares):
+            return loss(kernels - 0.1 * jax.grad(loss)(kernels, shares), shares)
+
+        return jax.jit(jax.grad(after_a_step))(shares)
+
+    found = hypergradient(conv_general_dilated)
+    np.testing.assert_allclose(found, hypergradient(jax.lax.conv_general_dilated), rtol=1e-5)

@@ -174,7 +174,9 @@ def _set_gradients(function: Any, first: Callable, second: Callable) -> None:
     """Each of `first` and `second` takes (geometry, first input, second input, cotangent of the output)."""
 
     def forward(geometry, a, b):
-        return function(geometry, a, b), (a, b)
+        # JAX (0.10) confuses arguments that are kept as they are with the number of the platform, where a scan that
+        # runs `platform_dependent` is differentiated twice; behind a barrier they are values of their own.
+        return function(geometry, a, b), lax.optimization_barrier((a, b))
 
     def backward(geometry, residuals, t):
         return first(geometry, *residuals, t), second(geometry, *residuals, t)
