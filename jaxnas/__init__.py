@@ -57,13 +57,14 @@ from jaxnas.oneshot import (
     spos,
 )
 from jaxnas.oneshot.differentiable import differentiable
-from jaxnas.oneshot.engine.base import Algorithm, Method
+from jaxnas.oneshot.engine.base import Algorithm, Method, Stage
 from jaxnas.oneshot.engine.forecast import plan
 from jaxnas.oneshot.engine.options import SearchOptions
 from jaxnas.oneshot.engine.results import SearchResult
 from jaxnas.oneshot.engine.run import search
 from jaxnas.oneshot.registry import METHODS
 from jaxnas.oneshot.sampled import sampled
+from jaxnas.oneshot.stages import staged
 from jaxnas.programs import losses, metrics
 from jaxnas.programs.forecast import Forecast
 from jaxnas.programs.predictor import Predictor
@@ -122,6 +123,7 @@ __all__ = [
     "SearchResult",
     "Searcher",
     "Space",
+    "Stage",
     "Trial",
     "Trials",
     "__version__",
@@ -177,6 +179,7 @@ __all__ = [
     "space",
     "spaces",
     "spos",
+    "staged",
     "training",
     "trials",
 ]

@@ -42,7 +42,6 @@ from jaxnas.runs.reading import (
     HISTORY,
     RESULT,
     WEIGHTS,
-    free,
     holds_run,
     read_config,
     read_ended,
@@ -59,7 +58,6 @@ from jaxnas.runs.reading import (
 __all__ = [
     "NOT_COMPARED",
     "RunDirectory",
-    "free",
     "read_config",
     "read_history",
     "read_result",
@@ -77,6 +75,7 @@ class RunDirectory:
     Args:
       path: the directory, or None; a relative one counts from the folder that is current now.
       checkpoints: where its checkpoints lie, if not in it (several seeds have theirs together).
+      beside: names of folders in it that belong to the run (of earlier stages).
 
     Attributes:
       path, checkpoints, changed: these, absolute; whether a run of another configuration is continued.
@@ -85,10 +84,10 @@ class RunDirectory:
       RunError: if `path` cannot be the name of a folder.
     """
 
-    def __init__(self, path: str | os.PathLike | None, checkpoints: Path | None = None):
+    def __init__(self, path: str | os.PathLike | None, checkpoints: Path | None = None, beside: Sequence[str] = ()):
         self.path = None if path is None else absolute(path)
         self.checkpoints = checkpoints if checkpoints is not None or self.path is None else self.path / "checkpoints"
-        self.changed = False
+        self.changed, self._beside = False, tuple(beside)
         self._config: dict[str, Any] = {}
         self._history: list[dict[str, Any]] = []
 
@@ -110,7 +109,7 @@ class RunDirectory:
         if self.path is None:
             yield
             return
-        check_ours(self.path, known=bool(self._saved_run()))
+        check_ours(self.path, known=bool(self._saved_run()), beside=self._beside)
         with Lock(self.path / "run.lock"):
             self._start(config, resume)
             yield

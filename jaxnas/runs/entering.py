@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,17 @@ def absolute(path: str | os.PathLike) -> Path:
     return Path(os.path.abspath(name))
 
 
-def check_ours(path: Path, *, known: bool) -> None:
+def check_ours(path: Path, *, known: bool, beside: Sequence[str] = ()) -> None:
     """Raises RunError if a directory is neither missing, nor empty, nor that of a run.
 
     Args:
       path: the directory.
       known: whether it has a checkpoint that says that it is that of a run.
+      beside: what else may be in it.
     """
     try:
-        found = sorted(name for name in os.listdir(path) if name != "run.lock" and not name.startswith("."))
+        listed = os.listdir(path)
+        found = sorted(name for name in listed if name not in ("run.lock", *beside) and not name.startswith("."))
     except FileNotFoundError:
         return
     except OSError as e:

@@ -254,6 +254,11 @@ def seed_folder(path: str | os.PathLike, seed: int) -> Path:
     return Path(path) / f"seed_{seed}"
 
 
+def stage_folder(path: str | os.PathLike, number: int) -> Path:
+    """Where in the directory of a search in stages the stage before the last with that number is, from 1."""
+    return Path(path) / f"stage_{number}"
+
+
 def with_decisions(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record read from JSON, the decisions of its architecture as tuples again where JSON has lists."""
     arch = record.get("arch")

@@ -143,13 +143,55 @@ class Method:
       build: `(plan) -> Procedure`.
       settings: its own settings, JSON-able, for `config.json`.
       defaults: its defaults of `SearchOptions`.
+      stages: the searches that it consists of, the last of which decides and has this `build`; `()` for one.
     """
 
     name: str
     build: Callable[[Plan], Procedure]
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
         return f"Method({self.name!r}{', ' if settings else ''}{settings})"
+
+
+Keep = Callable[[Space], Callable[[Mapping[str, Any]], dict[str, tuple]]]
+"""(space) -> (probabilities) -> key of a choice and what is left of it, as `jaxnas.restrict` takes it."""
+
+
+class Before(NamedTuple):
+    """What a stage may begin from: the stage before it.
+
+    Attributes:
+      model_fn: its model, as the stage changed it, but restricted to what is left now.
+      variables: of its supernet, for the candidates that are left.
+      logits: `{key: float [n]}`, of the candidates that are left.
+    """
+
+    model_fn: Any
+    variables: dict[str, Any]
+    logits: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One of the searches of `jaxnas.staged`.
+
+    Attributes:
+      method: a method that learns logits by gradients, without stages itself.
+      keep: what of the choices goes on to the next stage, by the probabilities at the end of this one, such as
+        `parts.strongest(5)`: `(space) -> (probabilities) -> {key: candidates}`. None in the last stage only.
+      model: `(module) -> module`, the model of this stage: deeper, or with more channels, its choices the same. It is
+        restricted then. None leaves it as it is.
+      begin: `(state, before, rng) -> state`, from the stage's first state and a `Before`: what is carried over, such as
+        `parts.widened`. None begins anew. Not in the first stage.
+      options: options of this stage's search (`epochs`, …), which go before the method's own.
+    """
+
+    method: Method
+    keep: Keep | None = None
+    model: Callable[[Any], Any] | None = None
+    begin: Callable[[Any, Before, jax.Array], Any] | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -8,6 +8,7 @@ import jax
 
 from jaxnas.model.naming import describe_model
 from jaxnas.model.trees import rows_of, shapes_of
+from jaxnas.oneshot.engine import stages
 from jaxnas.oneshot.engine.base import Method
 from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS, SearchOptions, completed
 from jaxnas.oneshot.engine.plan import make_plan
@@ -30,7 +31,8 @@ def plan(
     """What a search will take, by XLA's own count: operations and bytes per step, memory, time to compile.
 
     Everything is checked as in the search; nothing is computed and nothing is written. What is compiled is kept in
-    the compilation cache, if there is one, so on a CPU the search itself need not compile its step again.
+    the compilation cache, if there is one, so on a CPU the search itself need not compile its step again. Of a search
+    in stages it is the first stage: what the later ones search is not known before.
 
         print(jaxnas.plan(Net, "cifar10", jaxnas.darts.method(), batch_size=256, topology="v5e:2x2"))
 
@@ -50,8 +52,13 @@ def plan(
     check_method(method)
     complete = {**completed(method, options), "workdir": None}
     method = selecting(method, complete["select"])
-    search = make_plan(model_fn, {**complete, "data": data})
-    algorithm, phases, *_ = method.build(search)
+    if method.stages:
+        search, procedure = stages.first_stage(model_fn, data, method, {**options, "workdir": None})
+        complete["batching"] = "sequence" if complete["seeds"] is not None else None
+    else:
+        search = make_plan(model_fn, {**complete, "data": data})
+        procedure = method.build(search)
+    algorithm, phases, *_ = procedure
     device, named = device_of(topology)
     if device is not None and not compiled:
         raise ValueError("XLA counts for a topology only what it has compiled: leave out compiled=False.")
@@ -79,6 +86,7 @@ def plan(
     example = search.dataset.x_train, search.dataset.y_train
     variables = jax.eval_shape(lambda key: algorithm.init(key, sample).params, jax.random.key(0))
     seeds = "" if count == 1 else f", {count} seeds ({batching})"
+    seeds += f", stage 1 of {len(method.stages)}" if method.stages else ""
     return Forecast(
         run=f"search with {method.name} of {describe_model(model_fn)}, {search.space!r}{seeds}",
         device=named,

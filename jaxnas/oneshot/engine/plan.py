@@ -35,6 +35,7 @@ class Plan:
       loss_fn, metrics: of (output, labels, arch), checked.
       fingerprints: of the data and of what is given as functions; `{}` where no files are written.
       child_steps: steps of the weights per epoch, where a method does not make one pass over their data.
+      stage: which of several searches it is, from 0: each draws its own random numbers, from the same split.
       For the others see `SearchOptions`.
     """
 
@@ -58,6 +59,7 @@ class Plan:
     arch_examples: np.ndarray
     fingerprints: Mapping[str, Any]
     child_steps: int | None = None
+    stage: int = 0
 
     @property
     def steps(self) -> int:
@@ -76,7 +78,8 @@ class Plan:
 
     def key(self, purpose: str) -> jax.Array:
         """An independent key per purpose: `"init"`, `"split"` or `"epochs"`."""
-        return _key(self.seed, purpose)
+        key = _key(self.seed, purpose)
+        return jax.random.fold_in(key, self.stage) if self.stage else key
 
     def settings(self) -> dict[str, Any]:
         """What `config.json` says of it."""

@@ -37,6 +37,7 @@ class SearchResult:
       preprocessing: the form of raw examples, and how they are normalised.
       state: the algorithm's state at the end, `variables` and all else.
       trials: the architectures scored to derive `arch`, best first; `()` where there were none (DARTS).
+      stages: of a search in stages the results of those before the last; else `()`.
     """
 
     arch: dict[str, int | str | tuple]
@@ -49,6 +50,7 @@ class SearchResult:
     preprocessing: AnyPreprocessing
     state: Any = None
     trials: tuple[Trial, ...] = ()
+    stages: tuple[SearchResult, ...] = ()
 
     def top(self, k: int) -> list[Trial]:
         """The k best architectures that were scored (fewer if fewer were), best first.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from jaxnas.oneshot.engine import seeds as many
+from jaxnas.oneshot.engine import stages
 from jaxnas.oneshot.engine.base import Derivation, Method, Procedure
 from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS, SearchOptions, SingleOptions, completed
 from jaxnas.oneshot.engine.plan import Plan, make_plan
@@ -52,6 +53,8 @@ def search(model_fn: Any, data: Any, method: Method, **options: Any) -> SearchRe
     check_method(method)
     complete = completed(method, options)
     method = selecting(method, complete["select"])
+    if method.stages:
+        return stages.run(model_fn, data, method, options)
     plan = make_plan(model_fn, {**complete, "data": data})
     running = running_of(complete)
     if complete["seeds"] is not None:
@@ -81,7 +84,9 @@ def selecting(method: Method, select: Derivation | None) -> Method:
         return method.build(plan)._replace(derive=select)
 
     text = getattr(select, "__qualname__", None) or repr(select)
-    return dataclasses.replace(method, build=build, settings={**method.settings, "derive": text})
+    last = [dataclasses.replace(stage, method=selecting(stage.method, select)) for stage in method.stages[-1:]]
+    before, settings = method.stages[:-1], {**method.settings, "derive": text}
+    return dataclasses.replace(method, build=build, settings=settings, stages=(*before, *last))
 
 
 def by_method(method: Callable[..., Method]) -> Callable[[F], F]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,14 +45,28 @@ def run_one(
     Raises:
       Interrupted, NonFiniteLossError, RunError: see `jaxnas.search`.
     """
-    directory = RunDirectory(running.workdir)
+    return run_to_end(task, program, plan, config, running, shared=shared)[0]
+
+
+def run_to_end(
+    task: SearchTask,
+    program: EpochProgram,
+    plan: Plan,
+    config: Mapping[str, Any],
+    running: Running,
+    *,
+    shared: bool = False,
+    beside: Sequence[str] = (),
+) -> tuple[SearchResult, bool]:
+    """As `run_one`, and whether it has ended rather than stopped at its time limit; `beside`: see `RunDirectory`."""
+    directory = RunDirectory(running.workdir, beside=beside)
     config = {**config, **_graph(plan, running)}
     with Session(running, directory, config) as session:
         session.add(make_lane(task.run_of(plan.seed, directory, config), running, directory, shared=shared))
         [result] = loop.run(task, program, session)
         if (error := session.lanes[0].error) is not None:
             raise error
-        return result
+        return result, session.lanes[0].ended
 
 
 def run(
@@ -88,11 +102,11 @@ def run(
     else:
         found = _as_one(plans, procedure, configs, running, config)
     if len(found) == len(seeds) and any(one.error for one in found):
-        raise _failure(seeds, found)
+        raise failure(seeds, found)
     return [one.result for one in found]
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """What the search with one seed gave: a result, and why it failed if it did."""
 
     result: SearchResult
@@ -101,13 +115,34 @@ class _Found(NamedTuple):
 
 def _in_sequence(
     plans: Sequence[Plan], procedure: Procedure, configs: Sequence[dict[str, Any]], running: Running
-) -> list[_Found]:
+) -> list[Found]:
     """Runs each seed by itself, with the same programs. Gives less than all where time has run out."""
-    began, found, idle = time.perf_counter(), list[_Found](), True
     ended = _ended(plans, configs, running)
     task, program = make_task(plans, procedure, steps_per_call=running.steps_per_call)
-    for number, (plan, config, before) in enumerate(zip(plans, configs, ended, strict=True), 1):
-        own, left = dataclasses.replace(running, workdir=_folder(running, plan.seed)), None
+    of_seed = {plan.seed: (plan, config) for plan, config in zip(plans, configs, strict=True)}
+    return in_sequence(
+        {plan.seed: before for plan, before in zip(plans, ended, strict=True)},
+        running,
+        lambda seed, own: run_one(task, program, *of_seed[seed], own, shared=True),
+    )
+
+
+def in_sequence(
+    ended: Mapping[int, Found | None], running: Running, search: Callable[[int, Running], SearchResult]
+) -> list[Found]:
+    """Runs a search for each seed that has not ended, one after the other.
+
+    Args:
+      ended: seed -> what it had found, or None.
+      running: how all of them are carried out.
+      search: `(seed, running) -> result`, one of them.
+
+    Returns:
+      What each gave, less than all where time has run out.
+    """
+    began, found, idle = time.perf_counter(), list[Found](), True
+    for number, (seed, before) in enumerate(ended.items(), 1):
+        own, left = dataclasses.replace(running, workdir=_folder(running, seed)), None
         if running.max_minutes is not None:
             left = running.max_minutes - (time.perf_counter() - began) / 60
             own = dataclasses.replace(own, max_minutes=max(left, 0.0))
@@ -118,13 +153,13 @@ def _in_sequence(
             break
         idle = False
         if running.progress is True:
-            print(f"seed {plan.seed}, {number} of {len(plans)}", flush=True)
+            print(f"seed {seed}, {number} of {len(ended)}", flush=True)
         try:
-            found.append(_Found(run_one(task, program, plan, config, own, shared=True)))
+            found.append(Found(search(seed, own)))
         except NonFiniteLossError as error:
             if running.progress is True:
-                print(f"seed {plan.seed} failed: {error}", flush=True)
-            found.append(_Found(error.result, error))
+                print(f"seed {seed} failed: {error}", flush=True)
+            found.append(Found(error.result, error))
     return found
 
 
@@ -134,7 +169,7 @@ def _as_one(
     configs: Sequence[dict[str, Any]],
     running: Running,
     config: dict[str, Any],
-) -> list[_Found]:
+) -> list[Found]:
     """Runs all seeds as lanes of one program. Gives nothing where time has run out before all have ended."""
     common = {"batching": config["batching"], **_graph(plans[0], running)}
     configs = [{**own, **common} for own in configs]
@@ -150,7 +185,7 @@ def _as_one(
                 lane.result, lane.error = before
             session.add(lane)
         results = loop.run(task, program, session)
-        return [_Found(result, lane.error) for result, lane in zip(results, session.lanes, strict=True)]
+        return [Found(result, lane.error) for result, lane in zip(results, session.lanes, strict=True)]
 
 
 def _graph(plan: Plan, running: Running) -> dict[str, Any]:
@@ -176,7 +211,7 @@ def _began_with(path: Path | None, seeds: list[int]) -> str | None:
 
 def _ended(
     plans: Sequence[Plan], configs: Sequence[dict[str, Any]], running: Running, checkpoints: Path | None = None
-) -> list[_Found | None]:
+) -> list[Found | None]:
     """What the seeds that have ended had found; None for each of the others.
 
     Args:
@@ -190,27 +225,31 @@ def _ended(
     """
     if running.workdir is None or not running.resume:
         return [None] * len(plans)
-    found: list[_Found | None] = []
+    found: list[Found | None] = []
     for plan, config in zip(plans, configs, strict=True):
         path = runs.seed_folder(running.workdir, plan.seed)
         directory = RunDirectory(path, checkpoints)
-        found.append(_read_back(path, plan) if directory.has_ended(config, resume=running.resume) else None)
-    if all(found):
-        RunDirectory(running.workdir).remove_checkpoints()  # a process may have been killed just before
-        failed = [plan.seed for plan, one in zip(plans, found, strict=True) if one and one.error]
-        if not failed:
-            raise RunEndedError(
-                f"{running.workdir}: all its seeds have finished. Choose another directory, or more seeds."
-            )
-        first = runs.seed_folder(running.workdir, failed[0])
-        raise RunError(
-            f"{running.workdir}: all its seeds have ended; {_listed(failed)} failed, {first / 'result.json'} says "
-            f"where. Remove {first} to search it again."
-        )
+        found.append(read_back(path, plan) if directory.has_ended(config, resume=running.resume) else None)
+    check_some_left(found, [plan.seed for plan in plans], running.workdir)
     return found
 
 
-def _read_back(path: Path, plan: Plan) -> _Found:
+def check_some_left(found: Sequence[Found | None], seeds: Sequence[int], workdir: Any) -> None:
+    """Raises RunEndedError if all seeds have finished, RunError if all have ended, but not all of them well."""
+    if all(found):
+        RunDirectory(workdir).remove_checkpoints()  # a process may have been killed just before
+        failed = [seed for seed, one in zip(seeds, found, strict=True) if one and one.error]
+        if not failed:
+            raise RunEndedError(f"{workdir}: all its seeds have finished. Choose another directory, or more seeds.")
+        first = runs.seed_folder(workdir, failed[0])
+        raise RunError(
+            f"{workdir}: all its seeds have ended; {_listed(failed)} failed, {first / 'result.json'} says "
+            f"where. Remove {first} to search it again."
+        )
+
+
+def read_back(path: Path, plan: Plan) -> Found:
+    """What a search that has ended had found."""
     result = read_result(
         path,
         space=plan.space,
@@ -220,11 +259,11 @@ def _read_back(path: Path, plan: Plan) -> _Found:
     )
     ended = runs.read_result(path)
     if ended.get("status") != "failed":
-        return _Found(result)
-    return _Found(result, NonFiniteLossError(ended["error"], epoch=ended["epoch"], step=ended["step"], result=result))
+        return Found(result)
+    return Found(result, NonFiniteLossError(ended["error"], epoch=ended["epoch"], step=ended["step"], result=result))
 
 
-def _failure(seeds: list[int], found: Sequence[_Found]) -> NonFiniteLossError:
+def failure(seeds: list[int], found: Sequence[Found]) -> NonFiniteLossError:
     """One error for all seeds that failed; `result` is the list of all results."""
     failed = {seed: one.error for seed, one in zip(seeds, found, strict=True) if one.error is not None}
     seed, error = next(iter(failed.items()))
