@@ -217,6 +217,7 @@ class OnlyInputs(nn.Module):
         (Net, (2, 3), "keep 3 candidates of choice 'op', which then has 2"),
         (Net, (5,), "keeps every candidate of all LayerChoices"),
         (OnlyInputs, (2,), "finds no LayerChoice to shrink"),
+        (OnlyInputs, (0.5,), "finds no LayerChoice to shrink"),
     ],
 )
 def test_stages_that_do_not_fit_the_space(net, keep, message, tmp_path):

@@ -123,6 +123,7 @@ METHODS: Mapping[str, Entry] = {
         _plain("darts_pt"), 125, published=((88.11, 0.0),) + 2 * ((float("nan"), 0.0),), source="the authors' reply"
     ),
     "oles": Entry(_plain("oles"), 50),
+    "p_darts": Entry(_plain("p_darts"), 25, 6e-4),
     "sdarts": Entry(_plain("sdarts")),
     "fair_darts": Entry(_plain("fair_darts")),
     "fbnet": Entry(_plain("fbnet")),

@@ -7,6 +7,7 @@ DARTS is `differentiable("darts")`; other methods exchange a part, or add one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Unpack
 
@@ -33,6 +34,9 @@ from jaxnas.oneshot.parts.relaxation import Relaxation, Train, decide, softmax
 from jaxnas.oneshot.parts.supernet import Supernet, supernet
 from jaxnas.programs.evaluation import LossFn, MetricsFn, accuracy, cross_entropy
 from jaxnas.runs.loop import Phase
+
+CallWith = Callable[[Plan], Callable[[jax.Array], dict[str, Any]] | None]
+"""(plan) -> (t) -> {argument: value}, of the model's call; or None for nothing."""
 
 _SAMPLE, _PERTURB = 1, 2  # what a step's keys are folded with
 
@@ -95,6 +99,7 @@ def differentiable(
     arch_optimizer: optax.GradientTransformation | None = None,
     own_arch_optimizer: Callable[[Plan], optax.GradientTransformation] = adam(),  # noqa: B008
     own_weight_optimizer: Callable[[Plan], optax.GradientTransformation] = cosine_sgd(),  # noqa: B008
+    call_with: CallWith | None = None,
     settings: Mapping[str, Any] | None = None,
     **defaults: Unpack[SearchOptions],
 ) -> Method:
@@ -110,12 +115,12 @@ def differentiable(
       single_level: whether the logits are trained on the batch of the weights; then give `train_portion=1`.
       train_on: the architecture under which the weights are trained, `(space) -> (logits, rng, t) -> arch`, such as
         `parts.uniform_path`. Default: that of `relax`, drawn anew.
-      in_turns: an epoch first trains the weights on a pass over their data, then the logits on one over theirs.
-        Default: every step moves both.
+      in_turns: an epoch first passes over the weights' data, then over the logits'. Default: every step moves both.
       freeze: which candidates' weights are trained no more, such as `parts.gradient_matching()`.
       arch_optimizer: any optax optimiser, of the logits. Default: the method's own.
       own_arch_optimizer, own_weight_optimizer: `(plan) -> optimiser`, the method's own, where none is given. Default:
         those of the DARTS paper, Adam 3e-4 and SGD 0.025 -> 0.001.
+      call_with: what else the model is called with in training, such as `parts.skip_dropout(0.4)`.
       settings: what `config.json` says of the method. Default: its parts.
       **defaults: the method's defaults of search options.
 
@@ -144,6 +149,7 @@ def differentiable(
             loss_fn=plan.loss_fn,
             metrics=plan.metrics,
             example=plan.dataset.example(),
+            call_with=None if call_with is None else call_with(plan),
         )
 
         def phases(epoch: int) -> list[Phase]:
@@ -156,6 +162,7 @@ def differentiable(
         return Procedure(pure, phases, derive, {"arch_optimizer": "paper" if arch_optimizer is None else "custom"})
 
     described = {**parts.described(), "derive": text_of(derive)}
+    described |= {} if call_with is None else {"call_with": text_of(call_with)}
     return Method(name, build, described if settings is None else settings, dict(defaults))
 
 
@@ -171,6 +178,7 @@ def algorithm(
     loss_fn: LossFn = cross_entropy,
     metrics: MetricsFn = accuracy,
     example: Any = None,
+    call_with: Callable[[jax.Array], dict[str, Any]] | None = None,
 ) -> Algorithm:
     """The same as pure functions, for a loop of one's own.
 
@@ -183,6 +191,7 @@ def algorithm(
       grad_clip: largest global norm of the weights' gradient, or None.
       loss_fn, metrics: of (output, labels).
       example: an input of the model, of which only the shape matters, for parts that look at the model.
+      call_with: `(t) -> {argument: value}`, what the model is called with in training beside its input.
 
     Returns:
       `Algorithm(init, step, derive)` over a `DifferentiableState`. Metrics of a step: `train_loss`, `train_<metric>`,
@@ -195,9 +204,15 @@ def algorithm(
     if parts.perturb is not None and (relaxation.one_path or parts.train_on is not None):
         raise ValueError("perturb changes the weights of a mixture; give a relaxation of weights, and no train_on.")
     seen = Seen(model_fn, space, example, relaxation)
+
+    def weights(t: jax.Array) -> Supernet:
+        called = {} if call_with is None else call_with(t)
+        own = model._replace(apply=functools.partial(model.apply, **called))
+        return supernet(own, optimizer=weight_optimizer, grad_clip=grad_clip, loss_fn=loss_fn, metrics=metrics)
+
     steps_of = _Steps(
         model=model,
-        weights=supernet(model, optimizer=weight_optimizer, grad_clip=grad_clip, loss_fn=loss_fn, metrics=metrics),
+        weights=weights,
         relaxation=relaxation,
         penalties=[each.for_model(seen) if isinstance(each, ModelPart) else each(space) for each in parts.penalties],
         perturb=None if parts.perturb is None else parts.perturb(space),
@@ -224,7 +239,7 @@ class _Steps:
     """The parts, built for a space, and what they do in a step."""
 
     model: functional.ModelFns
-    weights: Supernet
+    weights: Callable[[jax.Array], Supernet]
     relaxation: Relaxation
     penalties: Sequence[Penalty]
     perturb: Perturb | None
@@ -268,27 +283,30 @@ class _Steps:
         if self.perturb is not None:
 
             def loss_of_mixture(changed: Any) -> jax.Array:
-                return self.weights.loss(state.params, state.model_state, changed, train_batch, weight_rng)[0]
+                return self.weights(t).loss(state.params, state.model_state, changed, train_batch, weight_rng)[0]
 
             mixture = self.perturb(loss_of_mixture, mixture, jax.random.fold_in(weight_rng, _PERTURB), t)
         if self.freeze is None:
-            state, trained = self.weights.train(state, mixture, train_batch, weight_rng)
+            state, trained = self.weights(t).train(state, mixture, train_batch, weight_rng)
         else:
             held_out = None if valid_batch is None else self._held_out(before, valid_batch, arch_rng, t)
-            state, trained = self._train_unfrozen(self.freeze, state, mixture, train_batch, weight_rng, held_out)
+            state, trained = self._train_unfrozen(self.freeze, state, mixture, train_batch, (weight_rng, t), held_out)
         return state.replace(step=state.step + 1), report | trained  # type: ignore[attr-defined]
 
     def _held_out(self, state: DifferentiableState, batch: Any, rng: jax.Array, t: jax.Array) -> Any:
         """The weights' gradient of the validation loss whose gradient moved the logits; XLA computes it once."""
-        return self.weights.gradient(state.params, state.model_state, self._sample(state.alphas, rng, t), batch, rng)[1]
+        return self.weights(t).gradient(
+            state.params, state.model_state, self._sample(state.alphas, rng, t), batch, rng
+        )[1]
 
     def _train_unfrozen(
-        self, freeze: Freezing, state: DifferentiableState, arch: Any, batch: Any, rng: jax.Array, held_out: Any
+        self, freeze: Freezing, state: DifferentiableState, arch: Any, batch: Any, at: Any, held_out: Any
     ) -> tuple[DifferentiableState, dict[str, jax.Array]]:
-        found = self.weights.gradient(state.params, state.model_state, arch, batch, rng)
+        rng, t = at
+        found = self.weights(t).gradient(state.params, state.model_state, arch, batch, rng)
         matching = state.matching if held_out is None else freeze.observe(state.matching, found[1], held_out)
         state = state.replace(matching=matching)  # type: ignore[attr-defined]
-        state, report = self.weights.update(state, found, freeze.trained(matching, state.params))
+        state, report = self.weights(t).update(state, found, freeze.trained(matching, state.params))
         frozen = sum(each.sum() for each in jax.tree.leaves(matching.frozen))
         return state, report | {"frozen_operations": jnp.asarray(frozen, jnp.float32)}
 
@@ -305,7 +323,7 @@ class _Steps:
     ) -> tuple[DifferentiableState, dict[str, jax.Array]]:
         def loss(params: Any, alphas: Any, batch: Any, rng: jax.Array, also: Sequence[Penalty] = ()) -> tuple:
             mixture = self._sample(alphas, rng, t)
-            value, (scores, _) = self.weights.loss(params, state.model_state, mixture, batch, rng)
+            value, (scores, _) = self.weights(t).loss(params, state.model_state, mixture, batch, rng)
             total = value
             for penalty in also:
                 total = penalty(total, alphas, mixture, t)

@@ -15,9 +15,9 @@ from jaxnas.model.graph import Cell as DrawnCell
 from jaxnas.model.space import Space
 from jaxnas.spaces import darts_cell as cell
 from jaxnas.spaces.darts_decisions import Decisions, read, rows_of
-from jaxnas.spaces.darts_edge import SKIP, halved, normalised, pointwise, shapes
+from jaxnas.spaces.darts_edge import DROP, SKIP, halved, normalised, pointwise, shapes
 from jaxnas.spaces.darts_inherit import inherited
-from jaxnas.spaces.genotypes import NODES, OPERATIONS, choices_of, describe_cells, reductions
+from jaxnas.spaces.genotypes import EDGES, NODES, OPERATIONS, choices_of, describe_cells, reductions
 from jaxnas.spaces.layers import batch_norm, check_even_filters, check_positive
 from jaxnas.spaces.partial import check_partial
 
@@ -63,9 +63,9 @@ class ReductionCell(nn.Module):
     partial: int = 1
 
     @nn.compact
-    def __call__(self, first: jax.Array, second: jax.Array, arch: Any, train: bool) -> jax.Array:
+    def __call__(self, first: jax.Array, second: jax.Array, arch: Any, train: bool, drop: Any) -> jax.Array:
         decisions = read("reduce", arch)
-        params, stats = _edges(self, decisions, self.filters // self.partial, first.dtype)
+        params, stats = _edges(self, decisions, self.filters // self.partial, first.dtype, drop=drop)
         if self.is_initializing():  # only the variables are wanted
             return jnp.concatenate([first[:, ::2, ::2]] * NODES, axis=-1)
         values = {name: s.value for name, s in stats.items()}
@@ -93,7 +93,7 @@ class NormalCells(nn.Module):
 
     @nn.compact
     def __call__(
-        self, first: jax.Array, second: jax.Array, first_of_second: jax.Array | None, arch: Any, train: bool
+        self, first: jax.Array, second: jax.Array, first_of_second: jax.Array | None, arch: Any, train: bool, drop: Any
     ) -> tuple[jax.Array | None, jax.Array]:
         """The last two outputs `[B, H, W, 4 * filters]`, the first of them None if there is one cell.
 
@@ -102,7 +102,7 @@ class NormalCells(nn.Module):
           first_of_second: the first input of the second cell, if there is one.
         """
         decisions, n, width = read("normal", arch), self.count, NODES * self.filters
-        params, stats = _edges(self, decisions, self.filters // self.partial, first.dtype, n)
+        params, stats = _edges(self, decisions, self.filters // self.partial, first.dtype, n, drop=drop)
         values = {name: s.value for name, s in stats.items()}
 
         def compute(inputs: tuple, params: Any, stats: Any) -> tuple[jax.Array, Any]:
@@ -169,7 +169,8 @@ class Darts(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, arch: Any, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, arch: Any, train: bool = False, skip_dropout: Any = None) -> jax.Array:
+        drop = skip_dropout if train and not self.is_initializing() else None
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         stem = nn.Conv(3 * self.channels, (3, 3), use_bias=False, kernel_init=init, dtype=self.dtype, name="stem")
         norm = batch_norm(train, name="stem_norm", dtype=self.dtype)
@@ -184,11 +185,11 @@ class Darts(nn.Module):
             first, second = prepare("first", before_last, halves), prepare("second", last)
             if kind == "reduce":
                 reduction = ReductionCell(filters, self.remat, self.partial, name=f"row_{i}_reduction")
-                before_last, last = last, reduction(first, second, arch, train)
+                before_last, last = last, reduction(first, second, arch, train, drop)
             else:
                 after = prepare("first_of_second", last) if count > 1 else None
                 normal = NormalCells(count, filters, self.remat, self.partial, name=f"row_{i}_normal")
-                previous, output = normal(first, second, after, arch, train)
+                previous, output = normal(first, second, after, arch, train, drop)
                 before_last, last = last if previous is None else previous, output
             halves = kind == "reduce"
         return nn.Dense(self.num_classes, name="head")(last.astype(jnp.float32).mean((1, 2)))
@@ -256,7 +257,8 @@ def darts(
         are shuffled (PC-DARTS, arXiv 1907.05737; 4 in its searches).
 
     Returns:
-      A module called `model(x, arch, train=False)` with x float `[B, H, W, C]`; gives logits `[B, num_classes]`.
+      A module called `model(x, arch, train=False)` with x float `[B, H, W, C]`; gives logits `[B, num_classes]`. In
+      training it takes `skip_dropout=`, the rate of dropout after each identity (P-DARTS), from the stream `dropout`.
 
     Raises:
       ValueError: for sizes that are not positive, channels not divisible by `partial`, or an odd number of those that
@@ -286,9 +288,12 @@ def _compute(
 
 
 def _edges(
-    module: nn.Module, decisions: Decisions, filters: int, dtype: Any, count: int | None = None
+    module: nn.Module, decisions: Decisions, filters: int, dtype: Any, count: int | None = None, drop: Any = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Declares the parameters and statistics of a cell's edges, `[count, edges, …]`; without a count `[edges, …]`."""
+    """Declares the parameters and statistics of a cell's edges, `[count, edges, …]`; without a count `[edges, …]`.
+
+    Beside the parameters are the keys of the edges' dropout and its rate, if it is given.
+    """
     params: dict[str, Any] = {}
     stats: dict[str, Any] = {}
     leading = () if count is None else (count,)
@@ -304,6 +309,9 @@ def _edges(
             }
         if n and layers:
             stats[name] = _statistics(module, name, (*leading, n, layers, filters))
+    if drop is not None:
+        each = (*leading, len(EDGES))
+        params[DROP] = {"key": jax.random.split(module.make_rng("dropout"), each), "rate": jnp.full(each, drop)}
     return params, stats
 
 

@@ -21,7 +21,7 @@ from jax import lax
 
 from jaxnas.compilation import platform
 from jaxnas.spaces.darts_decisions import ENTERING, ORDER, Decisions, rows_of, users
-from jaxnas.spaces.darts_edge import POOLS, SKIP, Edge
+from jaxnas.spaces.darts_edge import DROP, POOLS, SKIP, Edge
 from jaxnas.spaces.genotypes import NODES, OPERATIONS
 from jaxnas.spaces.partial import divided, joined
 
@@ -42,7 +42,8 @@ def mixed_or_sampled(
     Args:
       inputs: nodes 0 and 1, `[B, H, W, C]` each.
       decisions: not fixed.
-      params: `{operation: {name: [rows, …]}}`, see `darts_edge.shapes`; rows are those of `rows_of`.
+      params: `{operation: {name: [rows, …]}}`, see `darts_edge.shapes`; rows are those of `rows_of`. `DROP`, where
+        skip connections are followed by dropout, has a row for every edge.
       stats: `{operation: {"mean", "var"}}`, float32 `[rows, layers, C]`.
       reduces: whether edges from the inputs have stride 2.
       train: normalise by the batch, and move the statistics.
@@ -89,13 +90,15 @@ def fixed(
             continue
         using = users(name, decisions, reduces=reduces)
         row = using.index(e) if e in using else 0
+        edge = Edge(2 if reduces and source < 2 else 1, train)
         own = jax.tree.map(lambda leaf, row=row: leaf[row], (params.get(name, {}), stats.get(name, {})))
-        stride = 2 if reduces and source < 2 else 1
+        if edge.named(name) == DROP:
+            own = jax.tree.map(lambda leaf, e=e: leaf[e], params.get(DROP, {})), {}
         x, rest = divided(nodes[source], partial)
-        y, new = Edge(stride, train).one(name, x, *own)
+        y, new = edge.one(name, x, *own)
         if new:
             moved = {**moved, name: jax.tree.map(lambda old, n, row=row: old.at[row].set(n), moved[name], new)}
-        nodes[node] = nodes[node] + joined(y, rest, partial, stride=stride)
+        nodes[node] = nodes[node] + joined(y, rest, partial, stride=edge.stride)
     return jnp.concatenate(nodes[2:], axis=-1), moved
 
 
@@ -120,7 +123,7 @@ def _edge_by_edge(
         if not kept[e]:
             continue
         owners = {name: source if name in POOLS else e for name in kept[e]}
-        at = {name: rows[name].index(owner) for name, owner in owners.items() if owner in rows[name]}
+        at = {name: rows[name].index(owner) for name, owner in owners.items() if owner in rows[name]} | {DROP: e}
         own = [
             {name: jax.tree.map(lambda leaf, at=at[name]: leaf[at], stacks[name]) for name in at if name in stacks}
             for stacks in (params, stats)

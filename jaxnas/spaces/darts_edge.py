@@ -17,6 +17,8 @@ from jaxnas.spaces.layers import MOMENTUM
 
 POOLS = {"max_pool_3x3": max_pool_3x3, "avg_pool_3x3": avg_pool_3x3}
 SKIP = "skip_connect"
+DROP = "drop"
+"""Among the parameters of an edge: key and rate of the dropout after its skip connection, where there is one."""
 
 
 class Separable(NamedTuple):
@@ -83,7 +85,7 @@ class Edge(NamedTuple):
         for name, pool in pooled.items():
             total = total + (pool * weight[name]).astype(x.dtype)
         skips = self.stride == 1 and SKIP in weight
-        return (total + (x * weight[SKIP]).astype(x.dtype) if skips else total), moved
+        return (total + (dropped(x, params.get(DROP)) * weight[SKIP]).astype(x.dtype) if skips else total), moved
 
     def mixture_alone(
         self, x: jax.Array, share: jax.Array, weights: jax.Array, params: Any, stats: Any
@@ -101,7 +103,7 @@ class Edge(NamedTuple):
 
         def branch(name: str) -> Callable:
             def run(x: jax.Array, params: Any, stats: Any) -> tuple[jax.Array, Any]:
-                y, new = self.one(name, x, params.get(name, {}), stats.get(name, {}))
+                y, new = self.one(name, x, params.get(self.named(name), {}), stats.get(name, {}))
                 return y, {**stats, name: new} if new else stats
 
             return run
@@ -120,10 +122,15 @@ class Edge(NamedTuple):
             outputs.append(y)
         return sum(outputs[1:], start=outputs[0]), stats
 
+    def named(self, name: str) -> str:
+        """Under which name the parameters have those of an operation: the identity has its dropout."""
+        return DROP if name == SKIP and self.stride == 1 else name
+
     def one(self, name: str, x: jax.Array, params: Any, stats: Any) -> tuple[jax.Array, Any]:
         """One operation, with its own parameters and statistics."""
         if name == "none" or (name == SKIP and self.stride == 1):
-            return (jnp.zeros_like(x[:, :: self.stride, :: self.stride]) if name == "none" else x), {}
+            none = name == "none"
+            return (jnp.zeros_like(x[:, :: self.stride, :: self.stride]) if none else dropped(x, params)), {}
         if name in POOLS:
             y = POOLS[name](x, self.stride)
         elif name == SKIP:
@@ -158,6 +165,14 @@ class Edge(NamedTuple):
             return _scaled(y, _last(stats)), stats
         y, batch = batch_norm(y)
         return y, _moved_last(stats, batch)
+
+
+def dropped(x: jax.Array, drop: Any) -> jax.Array:
+    """Dropout with `{"key", "rate"}`; x itself without these."""
+    if not drop:
+        return x
+    kept = jax.random.bernoulli(drop["key"], 1 - drop["rate"], x.shape)
+    return jnp.where(kept, x / (1 - drop["rate"]), 0).astype(x.dtype)
 
 
 def normalised(y: jax.Array, stats: Any, train: bool) -> tuple[jax.Array, Any]:

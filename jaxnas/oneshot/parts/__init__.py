@@ -6,7 +6,7 @@ from jaxnas.oneshot.parts.edges import auxiliary_skip, edge_normalised
 from jaxnas.oneshot.parts.fairness import fair_paths
 from jaxnas.oneshot.parts.freezing import gradient_matching
 from jaxnas.oneshot.parts.hypergradient import exact, finite_difference, first_order
-from jaxnas.oneshot.parts.keeping import strongest
+from jaxnas.oneshot.parts.keeping import limited_skips, skip_dropout, strongest
 from jaxnas.oneshot.parts.optimizers import adam, cosine_sgd, exponentiated_gradient
 from jaxnas.oneshot.parts.part import Part, model_part, part
 from jaxnas.oneshot.parts.penalty import anchor, beta_decay, zero_one
@@ -44,6 +44,7 @@ __all__ = [
     "gradient_matching",
     "gumbel",
     "gumbel_path",
+    "limited_skips",
     "model_part",
     "part",
     "random_perturbation",
@@ -51,6 +52,7 @@ __all__ = [
     "sampled_path",
     "sigmoid",
     "simplex",
+    "skip_dropout",
     "softmax",
     "strongest",
     "two_paths",
