@@ -1,6 +1,7 @@
 """One-shot searches of NAS-Bench-201 by many methods from many seeds: runs what is left of them, and writes the table.
 
-The same command goes on where it was stopped. It writes `grid.json`, `grid.md` and `grid.svg` into the folder.
+The same command goes on where it was stopped, and takes what is in the folder's `grid.json` as done. It writes
+`grid.json`, `grid.md` and `grid.svg` into the folder.
 """
 
 import argparse
@@ -113,6 +114,12 @@ def write(found: Found, folder: Path) -> None:
     draw_grid(found, folder / "grid.svg")
 
 
+def known(folder: Path) -> Found:
+    """What a folder's `grid.json` says; `{}` if it has none."""
+    file = folder / "grid.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
 def ordered(found: Mapping[str, Mapping[str, Any]]) -> Found:
     """In the order of `METHODS`, and the seeds ascending."""
     return {
@@ -137,9 +144,11 @@ def main() -> None:
     settings, images = chosen(options)
     folder = options.out or Path("runs") / "nasbench201" / ("grid-small" if options.small else "grid")
     end = time.monotonic() + 60 * options.minutes
-    found: Found = {name: {} for name in METHODS}
+    found: Found = {name: {} for name in METHODS} | known(folder)
     for seed in options.seeds:  # outside, so that every method has one search before any has two
         for method in options.methods:
+            if str(seed) in found[method]:
+                continue
             out = folder / f"{method}-{seed}"
             new, left = not (out / "looked_up.json").exists(), (end - time.monotonic()) / 60
             if new and (left <= 0 or not search(method, settings, images, out=out, seed=seed, minutes=left)):

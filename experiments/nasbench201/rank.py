@@ -30,7 +30,8 @@ def rank(
     """Scores random architectures with a supernet's weights, and compares with the table.
 
     Args:
-      out: run directory of a one-shot search that has ended.
+      out: run directory of a one-shot search that has ended. Of one in stages the first is ranked, whose supernet has
+        all candidates.
       settings: those it was searched with.
       images: as it was searched on.
       method: with which it was searched; it may have a supernet of its own.
@@ -43,7 +44,9 @@ def rank(
     """
     images = dataclasses.replace(images, x_test=images.x_test[:examples], y_test=images.y_test[:examples])
     archs = jax.vmap(nasbench201.SPACE.sample)(jax.random.split(jax.random.key(2001), architectures))
-    scores = jaxnas.evaluate(supernet(settings, METHODS[method]), runs.read_weights(out), archs, images)["accuracy"]
+    first = out / "stage_1"
+    weights = runs.read_weights(first if first.is_dir() else out)
+    scores = jaxnas.evaluate(supernet(settings, METHODS[method]), weights, archs, images)["accuracy"]
     device = nasbench201.device_table("cifar10", "test_accuracy")
     truth = np.asarray(jax.vmap(device)(archs))
     found = kendalltau(scores, truth)

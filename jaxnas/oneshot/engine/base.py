@@ -185,8 +185,8 @@ class Stage:
         `parts.strongest(5)`: `(space) -> (probabilities) -> {key: candidates}`. None in the last stage only.
       model: `(module) -> module`, the model of this stage: deeper, or with more channels, its choices the same. It is
         restricted then. None leaves it as it is.
-      begin: `(state, before, rng) -> state`, from the stage's first state and a `Before`: what is carried over, such as
-        `parts.widened`. None begins anew. Not in the first stage.
+      begin: `(state, before, rng) -> state`, from the stage's first state and a `Before`: what is carried over.
+        None begins anew. Not in the first stage.
       options: options of this stage's search (`epochs`, …), which go before the method's own.
     """
 
