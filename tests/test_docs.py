@@ -9,7 +9,7 @@ import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
-PAGES = ("other-tasks", "predict", "own-loop", "budget", "other-tools", "plan", "trials")
+PAGES = ("other-tasks", "predict", "own-loop", "budget", "devices", "other-tools", "plan", "trials")
 
 
 def code_of(page):

@@ -31,6 +31,15 @@ def import_model(spec: Any) -> Callable[[], Any]:
     return model_fn
 
 
+def device_count(text: str | None) -> int | str | None:
+    """What `--devices` says: a number or `"all"`."""
+    if text is None or text == "all":
+        return text
+    if not text.isdecimal():
+        raise typer.BadParameter(f'{text!r} is neither a number nor "all"', param_hint="--devices")
+    return int(text)
+
+
 def import_named(spec: str | None, option: str) -> Any:
     """What `module:name` stands for; any other text is returned as it is: the name of something built in."""
     if spec is None or ":" not in spec:

@@ -54,6 +54,10 @@ StopOnOption = Annotated[
         "(DARTS+); no better derived accuracy for ten epochs. May be given several times.",
     ),
 ]
+Devices = Annotated[
+    str | None,
+    typer.Option(help='Spread batches over so many devices, or "all". Default: the accelerators; one device on CPU.'),
+]
 Force = Annotated[
     bool, typer.Option("--force-resume", help="Resume an interrupted run even if something else is asked for now.")
 ]

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from jaxnas import METHODS, Method, SearchOptions, plan, search
-from jaxnas.cli.inputs import SELECTIONS, import_model, import_named, load_data, selection
+from jaxnas.cli.inputs import SELECTIONS, device_count, import_model, import_named, load_data, selection
 from jaxnas.cli.options import (
     AugmentName,
     AugmentOption,
     Data,
     DataDir,
+    Devices,
     DryRun,
     Force,
     ImageSize,
@@ -36,7 +37,7 @@ from jaxnas.oneshot.engine.plan import first_seed
 
 app = typer.Typer(no_args_is_help=True, help="Search a model's choices.")
 
-_ELSEWHERE = ("data_dir", "workdir", "loss_fn", "metrics", "callbacks", "seeds")
+_ELSEWHERE = ("data_dir", "workdir", "loss_fn", "metrics", "callbacks", "seeds", "devices")
 """Options that the command has in another form."""
 
 
@@ -58,6 +59,7 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
         image_size: int | None,
         loss: str | None,
         metrics: str | None,
+        devices: str | None,
         seeds: str | None,
         select: str | None,
         tensorboard: bool,
@@ -73,6 +75,7 @@ def command_of(name: str, method: Callable[..., Method]) -> Callable[..., None]:
         found = method(**{argument: value for argument, value in given.items() if argument in own})
         chosen |= {
             "seeds": many,
+            "devices": device_count(devices),
             "select": selection(select),
             "workdir": out,
             "callbacks": followers(tensorboard, stop_on),
@@ -117,6 +120,7 @@ def _last() -> dict[str, inspect.Parameter]:
     how = f"How it decides, if not by the method's own rule: {', '.join(SELECTIONS)}, with a number: by_evolution:200."
     text = "The same search from each of these seeds, such as 0,1,2; each has a directory seed_N in OUT."
     return {
+        "devices": keyword("devices", Devices, None),
         "seeds": keyword("seeds", Annotated[str | None, typer.Option(help=text)], None),
         "select": keyword("select", Annotated[str | None, typer.Option(help=how)], None),
         "tensorboard": keyword("tensorboard", UseTensorBoard, False),

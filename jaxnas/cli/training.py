@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from jaxnas import RunOptions, apply_fixed_architecture, inherit
-from jaxnas.cli.inputs import import_model, import_named, load_data, same_data
-from jaxnas.cli.options import AugmentName, AugmentOption, DataDir, Force, UseTensorBoard
+from jaxnas.cli.inputs import device_count, import_model, import_named, load_data, same_data
+from jaxnas.cli.options import AugmentName, AugmentOption, DataDir, Devices, Force, UseTensorBoard
 from jaxnas.cli.options import Loss as LossOption
 from jaxnas.cli.options import Metrics as MetricsOption
 from jaxnas.cli.recipe import Config, Recipe, recipe_of
@@ -21,7 +21,7 @@ from jaxnas.runs.progress import numbers
 from jaxnas.training import fit
 from jaxnas.training.retrain import FIT_DEFAULTS
 
-_ELSEWHERE = ("data_dir", "workdir", "loss_fn", "metrics", "callbacks")
+_ELSEWHERE = ("data_dir", "workdir", "loss_fn", "metrics", "callbacks", "devices")
 """Options that the command has in another form."""
 
 _RUN = Annotated[Path, typer.Argument(help="Run directory of a search.")]
@@ -42,6 +42,7 @@ def retrain(
     out: Path | None,
     loss: str | None,
     metrics: str | None,
+    devices: str | None,
     tensorboard: bool,
     force: bool,
     config: Path | None,
@@ -57,6 +58,7 @@ def retrain(
     variables = inherit(fixed, runs.read_weights(run), dataset.example()) if inherit_weights else None
     out = out or runs.free(run / "retrain")
     options |= {"resume": "force"} if force else {}
+    options |= {"devices": device_count(devices)}
     options |= {"loss_fn": import_named(loss, "--loss"), "metrics": import_named(metrics, "--metrics")}
     with ending_well(out):
         following = [*followers(tensorboard), Recipe(recipe_of(context))]
@@ -86,6 +88,7 @@ _parameters = {
     "loss": keyword("loss", LossOption, None),
     "metrics": keyword("metrics", MetricsOption, None),
     **shared_options(RunOptions, FIT_DEFAULTS, leave_out=_ELSEWHERE),
+    "devices": keyword("devices", Devices, None),
     "tensorboard": keyword("tensorboard", UseTensorBoard, False),
     "force": keyword("force", Force, False),
     "config": keyword("config", Config, None),

@@ -26,6 +26,7 @@ from jaxnas.oneshot.parts.costs import RewardCost
 from jaxnas.oneshot.parts.optimizers import given
 from jaxnas.oneshot.parts.part import ModelPart, Seen, text_of
 from jaxnas.oneshot.parts.supernet import Supernet, supernet
+from jaxnas.ops.meshes import spread
 from jaxnas.policies.lstm import Controller
 from jaxnas.policies.reinforce import PolicyState, reinforce
 from jaxnas.programs.evaluation import RewardFn, accuracy, cross_entropy, reward_for
@@ -223,7 +224,7 @@ def algorithm(
         return policy.space.fixed(jax.device_get(policy.sample(state.policy.params, rng).arch))
 
     watched = ("train_loss", "weight_grad_norm", "reward", "controller_grad_norm")
-    return Algorithm(init, step, derive, watched=watched, one_path=True)
+    return Algorithm(init, step, derive, watched=watched, one_path=True, divides=True)
 
 
 def _training(policy: Controller, weights: Supernet, train_on: Callable | None) -> Callable[..., tuple]:
@@ -249,7 +250,7 @@ def _rewards(
         raise ValueError(f'reward_statistics must be "batch" or "running"; got {reward_statistics!r}.')
 
     def rewards(state: SampledState, batch: Any, rng: jax.Array) -> Callable[[Any], jax.Array]:
-        parts = jax.tree.map(lambda leaf: leaf.reshape(samples, -1, *leaf.shape[1:]), batch)
+        parts = spread(jax.tree.map(lambda leaf: leaf.reshape(samples, -1, *leaf.shape[1:]), batch), axis=1)
         collections = list(state.model_state)
         train = reward_statistics == "batch" and "batch_stats" in collections
 

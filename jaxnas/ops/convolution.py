@@ -25,7 +25,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxnas.ops import onednn
-from jaxnas.ops.meshes import on_any_mesh
+from jaxnas.ops.meshes import batch_devices, on_any_mesh, spread
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
@@ -323,7 +323,18 @@ def _kernel_grad_by_convolution(geometry: _Geometry, x: jax.Array, g: jax.Array)
 
 
 def _kernel_grad_by_taps(geometry: _Geometry, x: jax.Array, g: jax.Array) -> jax.Array:
-    """One small product of a window of x with g per tap, in a loop: one kernel to compile, and one window in memory."""
+    """One small product of a window of x with g per tap, in a loop: one kernel to compile, and one window in memory.
+
+    Of a batch that is spread over devices each device makes this of its own images, and the sums meet once.
+    """
+    devices = batch_devices()
+    if devices > 1 and x.shape[0] % devices == 0:
+        own = [spread(each.reshape(devices, -1, *each.shape[1:])) for each in (x, g)]
+        return jax.vmap(partial(_kernel_grad_of_taps, geometry))(*own).sum(0)
+    return _kernel_grad_of_taps(geometry, x, g)
+
+
+def _kernel_grad_of_taps(geometry: _Geometry, x: jax.Array, g: jax.Array) -> jax.Array:
     padded = _pad(x, geometry)
     tap = _depthwise_tap if geometry.depthwise else _dense_tap
     offsets = _offsets(geometry)

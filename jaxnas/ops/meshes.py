@@ -1,6 +1,7 @@
-"""Operations on arrays that are typed with a mesh of Explicit axes.
+"""Operations on arrays that lie on a mesh of devices.
 
-There JAX asks of each reshape, slice and convolution how its result is sharded.
+A program that is traced for a mesh with an axis `data` (`jax.sharding.get_abstract_mesh`) has its batches spread over
+that axis. Where axes are Explicit, JAX asks of each reshape, slice and convolution how its result is sharded.
 """
 
 from __future__ import annotations
@@ -10,6 +11,34 @@ from typing import Any
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
+
+DATA = "data"
+
+
+def spread(tree: Any, axis: int = 0) -> Any:
+    """A batch spread over the axis `data` of the mesh for which a program is traced; as it is where there is none.
+
+    A batch that cannot be divided evenly stays as it is, whole on every device.
+
+    Args:
+      tree: arrays with examples along `axis`.
+      axis: which one.
+    """
+    count = batch_devices()
+    if count == 1:
+        return tree
+
+    def one(leaf: jax.Array) -> jax.Array:
+        if leaf.shape[axis] % count:
+            return leaf
+        return jax.lax.with_sharding_constraint(leaf, PartitionSpec(*[None] * axis, DATA))
+
+    return jax.tree.map(one, tree)
+
+
+def batch_devices() -> int:
+    """Over how many devices `spread` spreads, where a program is traced."""
+    return dict(jax.sharding.get_abstract_mesh().shape).get(DATA, 1)
 
 
 def on_any_mesh(function: Callable, sharded: Callable[..., Any], *args: Any) -> Any:

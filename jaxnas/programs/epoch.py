@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.data import Dataset
+from jaxnas.ops.meshes import spread
 from jaxnas.programs.examples import Examples
 from jaxnas.programs.layout import ONE, Layout
 
@@ -85,6 +86,7 @@ def make_epoch(
     watched: Sequence[str],
     steps_per_call: int | None = None,
     layout: Layout = ONE,
+    whole: Sequence[bool] = (),
 ) -> EpochProgram:
     """Builds the program of one epoch.
 
@@ -94,11 +96,12 @@ def make_epoch(
       images, labels: the training data (raw), on the device.
       watched, layout: see `EpochProgram`.
       steps_per_call: see `jaxnas.runs.options.RunOptions`.
+      whole: for each batch of a step whether it is left whole on every device. Default: all are spread over them.
     """
 
     if steps_per_call is not None and (not isinstance(steps_per_call, int) or steps_per_call < 1):
         raise ValueError(f"steps_per_call must be a positive integer or None; got {steps_per_call!r}.")
-    call = steps_program(step, dataset, watched, layout)
+    call = steps_program(step, dataset, watched, layout, whole)
     compiled: set[Any] = set()
     data = layout.share((images, labels))
 
@@ -152,13 +155,17 @@ def make_epoch(
     return EpochProgram(run, again, watched, layout)
 
 
-def steps_program(step: Callable, dataset: Dataset, watched: Sequence[str], layout: Layout = ONE) -> Any:
+def steps_program(
+    step: Callable, dataset: Dataset, watched: Sequence[str], layout: Layout = ONE, whole: Sequence[bool] = ()
+) -> Any:
     """The compiled call of an epoch: `((state, fine), rng, streams, images, labels, first) -> (carry, metrics)`.
 
     For the arguments see `make_epoch` and `EpochProgram.run`; the streams hold the steps of one call, of which `first`
     is the first.
     """
-    return jax.jit(layout.mapped(_steps_of_one(step, dataset, watched)), donate_argnums=0)
+    # Metrics lie as the state does: of one search everywhere, of many where their search is.
+    options: Any = {} if layout.sharding is None else {"out_shardings": layout.sharding}
+    return jax.jit(layout.mapped(_steps_of_one(step, dataset, watched, whole)), donate_argnums=0, **options)
 
 
 def _part(streams: Sequence[Any], first: int, count: int) -> tuple[Any, ...]:
@@ -166,7 +173,7 @@ def _part(streams: Sequence[Any], first: int, count: int) -> tuple[Any, ...]:
     return tuple(None if s is None else s[..., first : first + count, :] for s in streams)
 
 
-def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str]) -> Callable:
+def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str], whole: Sequence[bool]) -> Callable:
     """Builds `(carry, rng, streams, images, labels, first) -> (carry, metrics)`: the steps of a call."""
 
     def steps_of_one(carry, rng, streams, images, labels, first):
@@ -179,7 +186,9 @@ def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str]) -> C
                 if chosen is None:
                     batches.append(None)
                 else:
-                    batches.append((dataset.prepare(images.rows(chosen), batch_rng), labels.rows(chosen)))
+                    put = _same if any(whole[i : i + 1]) else spread
+                    chosen = put(chosen)
+                    batches.append(put((dataset.prepare(images.rows(chosen), batch_rng), labels.rows(chosen))))
             new, metrics = step(state, *batches)
             for name in watched:
                 fine = fine & jnp.isfinite(metrics.get(name, 0.0))
@@ -194,6 +203,10 @@ def _steps_of_one(step: Callable, dataset: Dataset, watched: Sequence[str]) -> C
         return carry, jax.tree.map(lambda leaf: leaf[None], metrics)
 
     return steps_of_one
+
+
+def _same(tree: Any) -> Any:
+    return tree
 
 
 def gathered(collected: list[dict[str, Any]]) -> dict[str, np.ndarray]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxnas.data import Dataset
 from jaxnas.errors import DataError
 from jaxnas.model.trees import form, is_container
+from jaxnas.ops.meshes import spread
 from jaxnas.programs.agreement import check_agreement
+from jaxnas.programs.devices import on_mesh
 from jaxnas.programs.losses import (
     BuiltinLoss,
     Loss,
@@ -96,7 +98,7 @@ def reward_for(reward_fn: RewardFn | None, loss: Loss, dataset: Dataset) -> tupl
 
 
 def make_evaluator(
-    forward: Callable, dataset: Dataset, loss_fn: Any, metrics: Any, batch_size: int = 256
+    forward: Callable, dataset: Dataset, loss_fn: Any, metrics: Any, batch_size: int = 256, mesh: Mesh | None = None
 ) -> Callable[..., dict[str, float]]:
     """Builds a function that evaluates on any examples, every one of which counts once.
 
@@ -108,25 +110,27 @@ def make_evaluator(
         over the examples where they are means over a batch. What a batch's value is otherwise (weighted by class and
         divided by the weights' sum, say) depends on `batch_size`; `metrics.summed` makes such a value exact.
       batch_size: examples at once.
+      mesh: over which batches are spread, after they have been filled up to a multiple of its devices. What
+        `evaluate` is given must lie there (`jaxnas.programs.devices.copied`).
 
     Returns:
       `evaluate(variables, arch, images, labels, examples=None) -> {"loss": float, **metrics}`, where
       `images` and `labels` are `Examples` of a split (raw) and `examples` the indices of those to use (all by
       default).
     """
-    loss, measured = as_loss(loss_fn), as_metrics(metrics)
+    loss, measured, devices = as_loss(loss_fn), as_metrics(metrics), 1 if mesh is None else mesh.size
 
     def scores(output: Any, labels: Any, arch: Any) -> tuple[dict[str, jax.Array], list[Any]]:
         means = {**measured(output, labels, arch), "loss": loss(output, labels, arch)}
         return means, measured.update(output, labels, arch)
 
-    @functools.partial(jax.jit, static_argnames="remaining")
     def totals(variables, arch, images, labels, batches, remaining):
         """Sums over the examples; of the last batch only the first `remaining` count."""
 
         def one(_, batch):
-            indices, is_last = batch
-            output, y = forward(variables, arch, dataset.prepare(images.rows(indices))), labels.rows(indices)
+            indices, is_last = spread(batch[0]), batch[1]
+            x, y = spread((dataset.prepare(images.rows(indices)), labels.rows(indices)))
+            output = forward(variables, arch, x)
             part = jax.tree.map(lambda leaf: leaf[:remaining], (output, y))
             (whole, whole_sums), (rest, rest_sums) = scores(output, y, arch), scores(part[0], part[1], arch)
             sums = {name: jnp.where(is_last, remaining * rest[name], len(indices) * whole[name]) for name in whole}
@@ -135,14 +139,18 @@ def make_evaluator(
 
         return jax.lax.scan(one, None, (batches, jnp.arange(len(batches)) == len(batches) - 1))[1]
 
+    compiled = jax.jit(on_mesh(totals, mesh), static_argnames="remaining")
+
     def evaluate(variables, arch, images, labels, examples=None) -> dict[str, float]:
         examples = np.arange(len(images)) if examples is None else np.asarray(examples)
-        size = min(batch_size, len(examples))
+        size = -(-min(batch_size, len(examples)) // devices) * devices
         rows = -(-len(examples) // size)
         padded = np.zeros(rows * size, np.int32)
         padded[: len(examples)] = examples
         remaining = len(examples) - (rows - 1) * size
-        parts = jax.device_get(totals(variables, arch, images, labels, padded.reshape(rows, size), remaining))
+        parts = jax.device_get(
+            compiled(variables, arch, images, labels, padded.reshape(rows, size), remaining=remaining)
+        )
         sums, others, outputs = parts
         means = {k: float(np.sum(v, dtype=np.float64) / len(examples)) for k, v in sums.items()}
         if not measured.sums and not measured.whole:
@@ -172,7 +180,7 @@ def _total(leaf: np.ndarray) -> np.ndarray:
     return leaf.sum(0, dtype=np.float64 if np.issubdtype(leaf.dtype, np.floating) else np.int64)
 
 
-def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
+def make_recalibration(forward_train: Callable, dataset: Dataset, mesh: Mesh | None = None) -> Callable:
     """Builds a function that recomputes batch statistics for one architecture.
 
     A supernet's running statistics belong to the mixture, so a derived architecture looks worse under
@@ -181,6 +189,7 @@ def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
     Args:
       forward_train: `(variables, arch, x) -> updates` of the collection `batch_stats`, in training mode.
       dataset: for its normalisation.
+      mesh: over which batches are spread, as far as they can be evenly; see `make_evaluator`.
 
     Returns:
       `recalibrate(variables, arch, images, batches) -> variables`, with `Examples` and `batches` int `[K, B]`. Running
@@ -188,7 +197,6 @@ def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
       the architecture does not use are kept.
     """
 
-    @jax.jit
     def recalibrate(variables, arch, images, batches):
         old = variables["batch_stats"]
         zeros, ones = jax.tree.map(jnp.zeros_like, old), jax.tree.map(jnp.ones_like, old)
@@ -196,7 +204,8 @@ def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
         def update(stats, row):
             indices, from_ones = row
             stats = jax.tree.map(lambda s, one: jnp.where(from_ones, one, s), stats, ones)
-            updates = forward_train({**variables, "batch_stats": stats}, arch, dataset.prepare(images.rows(indices)))
+            x = spread(dataset.prepare(images.rows(spread(indices))))
+            updates = forward_train({**variables, "batch_stats": stats}, arch, x)
             return updates["batch_stats"], updates["batch_stats"]
 
         # An average moves r to m r + (1 - m) b; after one batch from r = 1 and from r = 0 the difference is its
@@ -211,7 +220,7 @@ def make_recalibration(forward_train: Callable, dataset: Dataset) -> Callable:
 
         return {**variables, "batch_stats": jax.tree.map(corrected, steps, old)}
 
-    return recalibrate
+    return jax.jit(on_mesh(recalibrate, mesh))
 
 
 def ready_name(loss: Loss) -> str | None:

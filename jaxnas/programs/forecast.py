@@ -104,6 +104,7 @@ def forecast_steps(
     rows: int | None = None,
     layout: Layout = ONE,
     device: Any = None,
+    parts: int = 1,
     compiled: bool = True,
 ) -> tuple[Any, tuple[StepForecast, ...]]:
     """Counts what the steps of a run cost. Nothing is computed, and nothing is put on a device.
@@ -114,7 +115,7 @@ def forecast_steps(
       batches: for each kind of step how many an epoch has, and its batch sizes, None for none; the first is of the
         weights, the second of the architecture.
       rows: how many states the layout steps as one, copies that fill the devices included; None for a single state.
-      device, compiled: see `jaxnas.programs.counting.program_cost`.
+      device, parts, compiled: see `jaxnas.programs.counting.program_cost`.
 
     Returns:
       The shapes of the state (of all rows), and the kinds of step.
@@ -133,7 +134,7 @@ def forecast_steps(
         streams = tuple(None if size is None else jax.ShapeDtypeStruct((1, size), jnp.int32) for size in sizes)
         carry = joined((state, fine))
         cost = program_cost(
-            program, carry, joined(key), joined(streams), *data, first, device=device, compiled=compiled
+            program, carry, joined(key), joined(streams), *data, first, device=device, parts=parts, compiled=compiled
         )
         trained = [name for name, size in zip(("weights", "architecture"), sizes, strict=False) if size is not None]
         found.append(StepForecast(" and ".join(trained), per_epoch, cost))

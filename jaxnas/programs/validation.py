@@ -10,6 +10,7 @@ from typing import Any, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxnas.checks import check_at_least, check_listed
 from jaxnas.data import Dataset, as_dataset
@@ -17,6 +18,7 @@ from jaxnas.errors import ArchitectureError, DataError
 from jaxnas.model import functional
 from jaxnas.model.architecture import Arch, is_array, is_mixture
 from jaxnas.model.space import Space
+from jaxnas.programs.devices import Devices, copied, find_mesh
 from jaxnas.programs.evaluation import make_evaluator, make_recalibration, objective
 from jaxnas.programs.examples import Examples, on_device
 from jaxnas.programs.tracing import check_fit, check_searchable
@@ -37,6 +39,7 @@ def make_validation(
     labels: Examples,
     calibration_images: Examples,
     batch_size: int = 256,
+    mesh: Mesh | None = None,
 ) -> Validate:
     """Builds a function that scores one architecture of a supernet; architectures of one kind share a compilation.
 
@@ -46,6 +49,7 @@ def make_validation(
       loss_fn, metrics, batch_size: see `jaxnas.programs.evaluation.make_evaluator`.
       images, labels: a split (raw), on the device.
       calibration_images: raw images from which batch statistics are recomputed.
+      mesh: over which batches are spread; see `jaxnas.programs.devices`.
 
     Returns:
       `validate(variables, arch, examples, calibration=None)`, where `examples`, int `[n]`, says which of the images to
@@ -60,12 +64,14 @@ def make_validation(
         rng = jax.random.key(0)  # dropout, if any, need not vary here
         return model.apply(variables, x, arch, train=True, rngs=rng, mutable=["batch_stats"])[1]
 
-    evaluate = make_evaluator(forward, dataset, loss_fn, metrics, batch_size)
-    statistics = make_recalibration(forward_train, dataset)
+    evaluate = make_evaluator(forward, dataset, loss_fn, metrics, batch_size, mesh)
+    statistics = make_recalibration(forward_train, dataset, mesh)
+    images, labels, calibration_images = copied((images, labels, calibration_images), mesh)
 
     def validate(
         variables: Any, arch: Any, examples: np.ndarray, calibration: np.ndarray | None = None
     ) -> dict[str, float]:
+        variables = copied(variables, mesh)
         if calibration is not None and "batch_stats" in variables:
             variables = statistics(variables, arch, calibration_images, calibration)
         return evaluate(variables, arch, images, labels, examples)
@@ -85,6 +91,8 @@ def evaluate(
     loss_fn: Any = None,
     metrics: Any = None,
     data_dir: str | os.PathLike | None = None,
+    devices: Devices = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, np.ndarray]:
     """Scores many architectures of a trained supernet, with its weights.
 
@@ -112,6 +120,7 @@ def evaluate(
         arch) -> {name: scalar mean over the batch}, or a list of these; see `jaxnas.metrics`, also for what is no
         mean. Default: accuracy with cross-entropy of classes, else nothing beside the loss.
       data_dir: where a data set named in `data` lies.
+      devices, mesh: over which each batch is spread, as in a search (`jaxnas.SearchOptions`).
 
     Returns:
       `{"loss": float64 [N], "accuracy" or your metrics: float64 [N]}`, in the order of `archs`.
@@ -122,8 +131,9 @@ def evaluate(
       TypeError, ValueError: if an argument is of the wrong kind, or the variables are not the model's.
     """
     check_listed("archs", archs, "architectures")
-    options = {"split": split, "recalibrate": recalibrate, "batch_size": batch_size, "data_dir": data_dir}
-    score = evaluator(model_fn, variables, data, loss_fn=loss_fn, metrics=metrics, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"split": split, "recalibrate": recalibrate, "batch_size": batch_size}
+    options |= {"data_dir": data_dir, "devices": devices, "mesh": mesh}
+    score = evaluator(model_fn, variables, data, loss_fn=loss_fn, metrics=metrics, **options)
     return score(_unstacked(archs) if isinstance(archs, Mapping) else archs)
 
 
@@ -176,6 +186,8 @@ def evaluator(
     loss_fn: Any = None,
     metrics: Any = None,
     data_dir: str | os.PathLike | None = None,
+    devices: Devices = None,
+    mesh: Mesh | None = None,
 ) -> Evaluator:
     """A function that scores architectures of a trained supernet: traced and compiled once, for any number of calls.
 
@@ -185,7 +197,8 @@ def evaluator(
         jaxnas.evolution.search(score.space, lambda arch: score(arch)["accuracy"])
 
     Args:
-      model_fn, variables, data, split, recalibrate, batch_size, loss_fn, metrics, data_dir: see `evaluate`.
+      model_fn, variables, data, split, recalibrate, batch_size, loss_fn, metrics, data_dir, devices, mesh: see
+        `evaluate`.
 
     Raises:
       As `evaluate`, of which this is the part that does not depend on the architectures.
@@ -196,6 +209,8 @@ def evaluator(
     check_fit(functional.model_fns(model_fn), variables, dataset.example(), sampled)
     loss, measured = objective(loss_fn, metrics, dataset, output, arch=sampled)
     check_at_least(1, batch_size=batch_size)
+    mesh = find_mesh(devices, mesh, batch_size=batch_size)
+    variables = copied(variables, mesh)
     images, labels = map(on_device, _split(dataset, split))
     count, size = dataset.n_train, min(64, dataset.n_train)
     rows = min(RECALIBRATION_BATCHES, count // size)
@@ -209,6 +224,7 @@ def evaluator(
         labels=labels,
         calibration_images=on_device(dataset.x_train) if recalibrate else images,
         batch_size=batch_size,
+        mesh=mesh,
     )
     examples, calibration = np.arange(len(images)), spread.reshape(size, rows).T if recalibrate else None
     return Evaluator(space, lambda arch: validate(variables, arch, examples, calibration))

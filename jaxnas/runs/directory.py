@@ -153,16 +153,14 @@ class RunDirectory:
             with contextlib.suppress(OSError):
                 os.replace(self.path / RESULT, self.path / f"{RESULT}.damaged")
         entering.warn_of_other_kernels(self.path, self._config)
+        self._config = entering.on_these_devices(self.path, self._config, plain(config))
         if different:
-            warnings.warn(
-                f"{self.path}: the run continues with another configuration: {different}.",
-                RuntimeWarning,
-                stacklevel=5,
-            )
+            said = f"{self.path}: the run continues with another configuration: {different}."
+            warnings.warn(said, RuntimeWarning, stacklevel=5)
             self.changed = True
             changes = [*self._config.get("changes", []), different]
             self._config = {**plain(config), "versions": self._config["versions"], "changes": changes}
-            self._write_json(CONFIG, self._config)
+        self._write_json(CONFIG, self._config)
 
     def has_ended(self, config: Mapping[str, Any], *, resume: bool | str = True) -> bool:
         """Whether the directory holds a run of this configuration that has ended, well or not.

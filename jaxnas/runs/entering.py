@@ -21,7 +21,7 @@ from jaxnas.runs import schema
 from jaxnas.runs.reading import CONFIG, read_object
 from jaxnas.version import __version__
 
-NOT_COMPARED = ("versions", "graph", "changes", "fingerprints")
+NOT_COMPARED = ("versions", "graph", "changes", "fingerprints", "devices")
 """Entries of `config.json` that say nothing of what was asked for. (Fingerprints are compared one by one.)"""
 
 
@@ -119,6 +119,33 @@ def warn_of_other_kernels(path: Path, config: Mapping[str, Any]) -> None:
             RuntimeWarning,
             stacklevel=6,
         )
+
+
+def on_these_devices(path: Path, before: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run that is continued, with the devices on which it is; with a warning if it is on others.
+
+    Args:
+      path: its directory.
+      before: its configuration so far.
+      now: what is asked for now.
+    """
+    was, is_now = (_devices(config) for config in (before, now))
+    if was == is_now:
+        return before
+    warnings.warn(
+        f"{path}: the run began on {was} and continues on {is_now}: its results will differ in the last bits from "
+        "those of an uninterrupted run (docs/devices.md).",
+        RuntimeWarning,
+        stacklevel=6,
+    )
+    others = {key: value for key, value in before.items() if key != "devices"}
+    moved = {"changes": [*before.get("changes", []), f"devices was {was}, is now {is_now}"]}
+    return {**others, **({"devices": now["devices"]} if "devices" in now else {}), **moved}
+
+
+def _devices(config: Mapping[str, Any]) -> str:
+    mesh = config.get("devices", {}).get("mesh", {})
+    return f"a mesh of {' x '.join(f'{size} ({name})' for name, size in mesh.items())}" if mesh else "one device"
 
 
 def short(value: Any, most: int = 300) -> str:

@@ -7,7 +7,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypedDict
 
+from jax.sharding import Mesh
+
 from jaxnas.checks import OPTIONS, check_callbacks, check_options
+from jaxnas.programs.devices import Devices
 from jaxnas.programs.losses import LossFn
 from jaxnas.programs.metrics import Collected, MetricsFn, Summed
 from jaxnas.runs.callback import Callback
@@ -52,6 +55,18 @@ class RunOptions(TypedDict, total=False):
     callbacks: Annotated[
         Sequence[Callback], "`jaxnas.callbacks` objects, such as TensorBoard, early stopping, or your own."
     ]
+    devices: Annotated[
+        Devices,
+        'On how many devices batches are spread: a number, "all", or a list of jax devices, of which the batch size '
+        "must be a multiple. The state lies on each of them. Default: the local accelerators, or as many of them as "
+        "divide the batch size, and one device on CPU. The numbers are those of one device to rounding, and equal bits "
+        "on equal devices (docs/devices.md); a run may be resumed on others.",
+    ]
+    mesh: Annotated[
+        Mesh | None,
+        "In place of `devices`: a `jax.sharding.Mesh` with an axis `data`, over which batches are spread, and for "
+        "several seeds, if they are to be stepped as one, an axis `seeds`.",
+    ]
     steps_per_call: Annotated[
         int | None,
         "Steps in one compiled call. Default: 1 on CPU, where gradients of convolutions are slow inside a loop, else "
@@ -84,6 +99,8 @@ RUN_DEFAULTS: Mapping[str, Any] = {
     "workdir": None,
     "progress": True,
     "callbacks": (),
+    "devices": None,
+    "mesh": None,
     "steps_per_call": None,
     "resume": True,
     "checkpoint_minutes": 10.0,
@@ -94,12 +111,14 @@ RUN_DEFAULTS: Mapping[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Running:
-    """How a run is carried out. Only `steps_per_call` changes what comes out. For the fields see `RunOptions`."""
+    """How a run is carried out. Only `steps_per_call` and the devices change what comes out. See `RunOptions`."""
 
     workdir: str | os.PathLike | None
     resume: bool | Literal["force"]
     progress: bool | Callable[[dict], None]
     callbacks: Sequence[Callback]
+    devices: Devices
+    mesh: Mesh | None
     steps_per_call: int | None
     checkpoint_minutes: float | None
     keep_checkpoints: int

@@ -17,6 +17,7 @@ import numpy as np
 from jaxnas.checks import check_answer
 from jaxnas.errors import Interrupted, RunError
 from jaxnas.programs.epoch import Call, gathered
+from jaxnas.programs.layout import ONE, Layout
 from jaxnas.runs.callback import Step, Stop
 from jaxnas.runs.checkpoints import Position
 from jaxnas.runs.directory import RunDirectory
@@ -41,11 +42,13 @@ class Session:
 
     Attributes:
       lanes: the seeds, in order; `add` appends.
+      layout: of the lanes' states.
       stopped: whether the run has stopped at its time limit; what it has done is saved then.
     """
 
-    def __init__(self, running: Running, directory: RunDirectory, config: Mapping[str, Any]):
+    def __init__(self, running: Running, directory: RunDirectory, config: Mapping[str, Any], layout: Layout = ONE):
         self.lanes: list[Lane] = []
+        self.layout = layout
         self.stopped = False
         self._running, self._directory, self._config = running, directory, config
         self._interruption = Interruption()
@@ -87,7 +90,9 @@ class Session:
         Raises:
           RunError: if everything that is saved is damaged, belongs to another model, or has as many epochs already.
         """
-        state, position = self._directory.restore(state)
+        found, position = self._directory.restore(kept := self.layout.kept(state))
+        if found is not kept:
+            state, position = self._as_laid_out(found, position)
         epochs, path = self.lanes[0].run.epochs, self._directory.path
         if position.epoch >= epochs:  # another configuration, by force
             raise RunError(f"{path}: has {position.epoch} epochs already; epochs={epochs} leaves nothing to do.")
@@ -98,6 +103,14 @@ class Session:
         for lane in self.active:
             lane.run.history[:] = lane.directory.rewind(position.epoch)
         return state, position
+
+    def _as_laid_out(self, kept: State, position: Position) -> tuple[State, Position]:
+        """What was saved, with what the layout adds on the devices that there are now."""
+        if self.layout.kept is ONE.kept:
+            return kept, position
+        join, parts = self.layout.join, self.layout.parts
+        metrics = {name: join(parts(values)) for name, values in position.metrics.items()}
+        return self.layout.place(join(parts(kept))), dataclasses.replace(position, metrics=metrics)
 
     def begin(self, position: Position) -> None:
         """Tells all callbacks that the run begins, or is resumed."""
@@ -219,6 +232,8 @@ class Session:
     def save(self, position: Position, state: Any) -> None:
         """Writes a checkpoint. Raises RunError if it cannot be written."""
         others = [lane.directory for lane in self.lanes if lane.directory is not self._directory]
+        position = dataclasses.replace(position, metrics=self.layout.kept(position.metrics))
+        state = self.layout.kept(state)
         self._directory.save(position, state, keep=self._running.keep_checkpoints, beside=others)
         self._saved = time.perf_counter()
 

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
+from jax.sharding import Mesh
 
 from jaxnas.checks import OPTIONS, check_batch_size, check_optimizer, check_options
 from jaxnas.data import Dataset, as_dataset
@@ -21,9 +22,11 @@ from jaxnas.data.batches import epoch_batches
 from jaxnas.model import functional
 from jaxnas.model.fixed import FixedModel
 from jaxnas.model.text import short_repr
+from jaxnas.programs import devices
 from jaxnas.programs.epoch import make_epoch
 from jaxnas.programs.evaluation import make_evaluator, objective
 from jaxnas.programs.examples import on_device
+from jaxnas.programs.layout import single
 from jaxnas.programs.losses import Loss
 from jaxnas.programs.metrics import Metrics
 from jaxnas.programs.predictor import Predictor, model_form
@@ -159,8 +162,9 @@ def fit(
         check_fit(functions, variables, dataset.example())
 
     running = running_of(chosen)
+    mesh = devices.find_mesh(running.devices, running.mesh, batch_size=batch_size)
     directory = RunDirectory(running.workdir)
-    config = _config(model, dataset, {**chosen, "seed": seed}, variables)
+    config = {**_config(model, dataset, {**chosen, "seed": seed}, variables), **devices.described(mesh)}
     if directory.path is not None:
         known = {"loss_fn": chosen["loss_fn"], "metrics": chosen["metrics"], "optimizer": optimizer}
         config["fingerprints"] = {**_model_fingerprints(model, variables), **fingerprints(dataset, **known)}
@@ -179,14 +183,14 @@ def fit(
     )
     step = _make_step(functions, clipped, loss_fn, metrics, steps=epochs * steps)
     images, labels = on_device(dataset.x_train), on_device(dataset.y_train)
-    program = make_epoch(
-        step, dataset, images=images, labels=labels, watched=_WATCHED, steps_per_call=running.steps_per_call
-    )
-    evaluate = make_evaluator(lambda variables, _, x: functions.apply(variables, x), dataset, loss_fn, metrics)
+    call: Any = {"steps_per_call": running.steps_per_call, "layout": single(mesh)}
+    program = make_epoch(step, dataset, images=images, labels=labels, watched=_WATCHED, **call)
+    forward = lambda variables, _, x: functions.apply(variables, x)  # noqa: E731
+    evaluate = make_evaluator(forward, dataset, loss_fn, metrics, mesh=mesh)
     with Session(running, directory, config) as session:
         lane = make_lane(run, running, directory)
         session.add(lane)
-        [result] = loop.run(FitTask(run, functions, clipped, variables, evaluate), program, session)
+        [result] = loop.run(FitTask(run, functions, clipped, variables, evaluate, mesh), program, session)
         if lane.error is not None:
             raise lane.error
         return result
@@ -232,11 +236,13 @@ class FitTask:
     optimizer: optax.GradientTransformation
     variables: Mapping[str, Any] | None
     evaluate: Callable[..., dict[str, float]]
+    mesh: Mesh | None
 
     @property
     def notes(self) -> list[str]:
         left = self.run.dataset.n_train % self.run.batch_size
-        return [whole_batches(left, self.run.batch_size)] if left else []
+        said = devices.said(self.mesh)
+        return [*said, whole_batches(left, self.run.batch_size)] if left else said
 
     def begin(self, seed: int) -> TrainState:
         init_rng, step_rng, _ = _keys(seed)
@@ -259,7 +265,9 @@ class FitTask:
         dataset = self.run.dataset
         if dataset.x_test is None or not at.validated:
             return Review({})
-        scores = self.evaluate(state.variables, None, on_device(dataset.x_test), on_device(dataset.y_test))
+        given = state.variables, on_device(dataset.x_test), on_device(dataset.y_test)
+        variables, images, labels = devices.copied(given, self.mesh)
+        scores = self.evaluate(variables, None, images, labels)
         return Review({f"test_{name}": value for name, value in scores.items()})
 
     def outcome(self, lane: Lane, state: TrainState, review: Review | None) -> FitResult:

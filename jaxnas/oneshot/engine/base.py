@@ -31,6 +31,8 @@ class Algorithm(NamedTuple):
       logits: `(state) -> {key: float [n]}`, the parameters of the architecture; None where there are none.
       mixture: `(logits) -> {key: float [n]}`, the weights that logits stand for; None where there are none.
       one_path: whether a step computes one candidate of each choice only.
+      divides: whether a step divides its validation batch into parts, and spreads each of these over the devices
+        (`jaxnas.ops.meshes.spread`); otherwise batches come to it spread.
     """
 
     init: Callable[[jax.Array, Any], Any]
@@ -40,6 +42,7 @@ class Algorithm(NamedTuple):
     logits: Callable[[Any], dict[str, jax.Array]] | None = None
     mixture: Callable[[Any], dict[str, jax.Array]] | None = None
     one_path: bool = False
+    divides: bool = False
 
 
 @struct.dataclass

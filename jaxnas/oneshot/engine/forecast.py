@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import jax
+from jax.sharding import Mesh
 
 from jaxnas.model.naming import describe_model
 from jaxnas.model.trees import rows_of, shapes_of
 from jaxnas.oneshot.engine import stages
 from jaxnas.oneshot.engine.base import Method
 from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS, SearchOptions, completed
-from jaxnas.oneshot.engine.plan import make_plan
+from jaxnas.oneshot.engine.plan import Plan, make_plan
 from jaxnas.oneshot.engine.run import check_method, selecting
+from jaxnas.oneshot.engine.seeds import batching_and_mesh
+from jaxnas.programs.devices import SEEDS, find_mesh, said
 from jaxnas.programs.forecast import Forecast, device_of, forecast_steps, size_in_bytes
-from jaxnas.programs.layout import ONE, default_batching, make_layout
+from jaxnas.programs.layout import make_layout, single
+from jaxnas.runs.options import running_of
 from jaxnas.signatures import documented
 
 
@@ -63,11 +68,9 @@ def plan(
     if device is not None and not compiled:
         raise ValueError("XLA counts for a topology only what it has compiled: leave out compiled=False.")
     count, one_path = len(complete["seeds"] or [search.seed]), algorithm.one_path
-    batching = complete["batching"] or default_batching(count, one_path=one_path)
-    devices = jax.local_device_count() if batching == "shard" else 1
-    together = 1 if batching == "sequence" else count + -count % min(count, devices)
-    if together > 1 and device is not None:
-        raise ValueError(f"batching={batching!r} is planned only for the devices that are here; leave out topology.")
+    if device is not None and not (complete["devices"] is complete["mesh"] is complete["batching"] is None):
+        raise ValueError("a topology is planned for one of its chips: leave out devices, mesh and batching.")
+    batching, mesh, filled = _spread(complete, search, one_path, here=device is None)
     sample = (
         search.dataset.example(search.batch_size),
         shapes_of(rows_of(search.dataset.y_train, slice(search.batch_size))),
@@ -78,9 +81,10 @@ def plan(
         init=lambda key: algorithm.init(key, sample),
         watched=algorithm.watched,
         batches=[(phase.steps, (phase.weight_batch, phase.arch_batch)) for phase in phases(search.epochs - 1)],
-        rows=None if batching == "sequence" else together,
-        layout=ONE if batching == "sequence" else make_layout(batching, count, one_path=one_path),
+        rows=None if batching == "sequence" else count + -count % filled,
+        layout=single(mesh) if batching == "sequence" else make_layout(batching, count, one_path=one_path, mesh=mesh),
         device=device,
+        parts=1 if mesh is None else mesh.size,
         compiled=compiled,
     )
     example = search.dataset.x_train, search.dataset.y_train
@@ -89,7 +93,7 @@ def plan(
     seeds += f", stage 1 of {len(method.stages)}" if method.stages else ""
     return Forecast(
         run=f"search with {method.name} of {describe_model(model_fn)}, {search.space!r}{seeds}",
-        device=named,
+        device="; ".join([named, *said(mesh)]),
         epochs=search.epochs,
         params=sum(leaf.size for leaf in jax.tree.leaves(variables)),
         state_bytes=size_in_bytes(state),
@@ -97,3 +101,16 @@ def plan(
         steps=steps,
         times=count if batching == "sequence" else 1,
     )
+
+
+def _spread(options: Mapping[str, Any], search: Plan, one_path: bool, *, here: bool) -> tuple[str, Mesh | None, int]:
+    """How the seeds are batched, on which mesh, and the number of which their number is made a multiple."""
+    running, size, batching, mesh = running_of(options), search.batch_size, "sequence", None
+    if here and options["seeds"] is None:
+        mesh = find_mesh(running.devices, running.mesh, batch_size=size)
+    elif here:
+        batching, mesh = batching_and_mesh(options["batching"], len(options["seeds"]), one_path, size, running)
+    if batching != "shard":
+        return batching, mesh, 1
+    count = len(options["seeds"])
+    return batching, mesh, min(count, jax.local_device_count()) if mesh is None else mesh.shape.get(SEEDS, 1)

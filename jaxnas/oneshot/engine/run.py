@@ -14,6 +14,8 @@ from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS, SearchOptions, Single
 from jaxnas.oneshot.engine.plan import Plan, make_plan
 from jaxnas.oneshot.engine.results import SearchResult
 from jaxnas.oneshot.engine.task import configuration, make_task
+from jaxnas.programs.devices import described, find_mesh
+from jaxnas.programs.layout import single
 from jaxnas.runs.options import running_of
 from jaxnas.signatures import arguments_of, documented, with_arguments
 
@@ -60,8 +62,9 @@ def search(model_fn: Any, data: Any, method: Method, **options: Any) -> SearchRe
     if complete["seeds"] is not None:
         return many.run(plan, method, running, seeds=complete["seeds"], batching=complete["batching"])
     procedure = method.build(plan)
-    task, program = make_task([plan], procedure, steps_per_call=running.steps_per_call)
-    return many.run_one(task, program, plan, configuration(plan, method, procedure), running)
+    mesh = find_mesh(running.devices, running.mesh, batch_size=plan.batch_size)
+    task, program = make_task([plan], procedure, single(mesh), mesh=mesh, steps_per_call=running.steps_per_call)
+    return many.run_one(task, program, plan, {**configuration(plan, method, procedure), **described(mesh)}, running)
 
 
 def check_method(method: Any) -> None:

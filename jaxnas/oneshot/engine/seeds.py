@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
+
 from jaxnas.errors import ArchitectureError, NonFiniteLossError, RunEndedError, RunError
 from jaxnas.model.graph import graph_or_none
 from jaxnas.model.serialization import read_json
@@ -21,8 +23,9 @@ from jaxnas.oneshot.engine.base import Method, Procedure
 from jaxnas.oneshot.engine.plan import Plan
 from jaxnas.oneshot.engine.results import SearchResult, read_result
 from jaxnas.oneshot.engine.task import SearchTask, configuration, make_task
+from jaxnas.programs.devices import SEEDS, described, device_count, find_mesh
 from jaxnas.programs.epoch import EpochProgram
-from jaxnas.programs.layout import default_batching, make_layout
+from jaxnas.programs.layout import default_batching, make_layout, single
 from jaxnas.runs import directory as runs
 from jaxnas.runs import loop
 from jaxnas.runs.directory import RunDirectory
@@ -92,18 +95,39 @@ def run(
     top = RunDirectory(running.workdir)
     plans, procedure = [plan.with_seed(seed) for seed in seeds], method.build(plan)
     one_path = procedure.algorithm.one_path
-    batching = batching or _began_with(top.path, seeds) or default_batching(len(seeds), one_path=one_path)
+    asked = batching or _began_with(top.path, seeds)
+    batching, mesh = batching_and_mesh(asked, len(seeds), one_path, plan.batch_size, running)
     configs = [configuration(each, method, procedure) for each in plans]
+    configs = [{**each, **described(mesh)} for each in configs]
     config = {**configs[0], "seeds": seeds, "batching": batching}
     del config["seed"]
     if batching == "sequence":
         with top.open(config, resume=running.resume):
-            found = _in_sequence(plans, procedure, configs, running)
+            found = _in_sequence(plans, procedure, configs, running, mesh)
     else:
-        found = _as_one(plans, procedure, configs, running, config)
+        found = _as_one(plans, procedure, configs, running, config, mesh)
     if len(found) == len(seeds) and any(one.error for one in found):
         raise failure(seeds, found)
     return [one.result for one in found]
+
+
+def batching_and_mesh(
+    asked: str | None, count: int, one_path: bool, batch_size: int, running: Running
+) -> tuple[str, Mesh | None]:
+    """How so many searches run, and on which mesh.
+
+    Without `devices` and `mesh` "shard" on CPU is what it always was, a search on each device.
+    """
+    devices, mesh = running.devices, running.mesh
+    if asked == "shard" and mesh is not None and SEEDS not in mesh.axis_names:
+        raise ValueError(f'batching="shard" spreads seeds over an axis {SEEDS!r} of a mesh; this one has none.')
+    if mesh is not None:
+        asked = asked or ("shard" if SEEDS in mesh.axis_names else "sequence")
+    elif asked is None:
+        there = None if devices is None else device_count(devices)
+        asked = default_batching(count, one_path=one_path, devices=there)
+    searches = count if asked == "shard" else 1
+    return asked, find_mesh(devices, mesh, batch_size=batch_size, searches=searches)
 
 
 class Found(NamedTuple):
@@ -114,11 +138,15 @@ class Found(NamedTuple):
 
 
 def _in_sequence(
-    plans: Sequence[Plan], procedure: Procedure, configs: Sequence[dict[str, Any]], running: Running
+    plans: Sequence[Plan],
+    procedure: Procedure,
+    configs: Sequence[dict[str, Any]],
+    running: Running,
+    mesh: Mesh | None,
 ) -> list[Found]:
     """Runs each seed by itself, with the same programs. Gives less than all where time has run out."""
     ended = _ended(plans, configs, running)
-    task, program = make_task(plans, procedure, steps_per_call=running.steps_per_call)
+    task, program = make_task(plans, procedure, single(mesh), mesh=mesh, steps_per_call=running.steps_per_call)
     of_seed = {plan.seed: (plan, config) for plan, config in zip(plans, configs, strict=True)}
     return in_sequence(
         {plan.seed: before for plan, before in zip(plans, ended, strict=True)},
@@ -169,15 +197,16 @@ def _as_one(
     configs: Sequence[dict[str, Any]],
     running: Running,
     config: dict[str, Any],
+    mesh: Mesh | None,
 ) -> list[Found]:
     """Runs all seeds as lanes of one program. Gives nothing where time has run out before all have ended."""
     common = {"batching": config["batching"], **_graph(plans[0], running)}
     configs = [{**own, **common} for own in configs]
     top = RunDirectory(running.workdir)
-    with Session(running, top, config) as session:
+    layout = make_layout(config["batching"], len(plans), one_path=procedure.algorithm.one_path, mesh=mesh)
+    with Session(running, top, config, layout) as session:
         ended = _ended(plans, configs, running, top.checkpoints)
-        layout = make_layout(config["batching"], len(plans), one_path=procedure.algorithm.one_path)
-        task, program = make_task(plans, procedure, layout=layout, steps_per_call=running.steps_per_call)
+        task, program = make_task(plans, procedure, layout, mesh=mesh, steps_per_call=running.steps_per_call)
         for plan, own, before in zip(plans, configs, ended, strict=True):
             directory = RunDirectory(_folder(running, plan.seed), top.checkpoints)
             lane = make_lane(task.run_of(plan.seed, directory, own), running, directory, shared=True)

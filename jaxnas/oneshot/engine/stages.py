@@ -30,6 +30,8 @@ from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS
 from jaxnas.oneshot.engine.plan import Plan, first_seed, make_plan
 from jaxnas.oneshot.engine.results import SearchResult
 from jaxnas.oneshot.engine.task import configuration, make_task
+from jaxnas.programs.devices import described, find_mesh
+from jaxnas.programs.layout import single
 from jaxnas.runs.directory import RunDirectory
 from jaxnas.runs.entering import check_ours
 from jaxnas.runs.options import Running, running_of
@@ -177,10 +179,12 @@ class _Search:
                     own, max_minutes=max(running.max_minutes - (time.perf_counter() - began) / 60, 0)
                 )
             plan = self.plan(number, left, seed)
+            mesh = find_mesh(own.devices, own.mesh, batch_size=plan.batch_size)
             if not number:
                 check_stages(self.method, plan.space)
             procedure = self.procedure(plan, before)
-            config, there = self.configuration(plan, procedure), RunDirectory(own.workdir)
+            config = {**self.configuration(plan, procedure), **described(mesh)}
+            there = RunDirectory(own.workdir)
             if (read or not last) and running.resume and there.has_ended(config, resume=running.resume):
                 assert there.path is not None
                 found = many.read_back(there.path, plan)
@@ -188,7 +192,8 @@ class _Search:
                     raise found.error
                 result = found.result
             else:
-                task, program = make_task([plan], procedure, steps_per_call=own.steps_per_call)
+                calls = own.steps_per_call
+                task, program = make_task([plan], procedure, single(mesh), mesh=mesh, steps_per_call=calls)
                 names = beside if last else ()
                 result, ended = many.run_to_end(task, program, plan, config, own, shared=True, beside=names)
                 fresh = True

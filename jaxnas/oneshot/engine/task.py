@@ -8,14 +8,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxnas.data.batches import epoch_batches
 from jaxnas.oneshot.engine.base import Method, Procedure, View
 from jaxnas.oneshot.engine.plan import Plan
 from jaxnas.oneshot.engine.results import SearchResult
+from jaxnas.programs import devices
 from jaxnas.programs.epoch import EpochProgram, make_epoch
 from jaxnas.programs.examples import on_device
-from jaxnas.programs.layout import ONE, Layout
+from jaxnas.programs.layout import Layout
 from jaxnas.programs.validation import RECALIBRATION_BATCHES, Validate, make_validation
 from jaxnas.runs.callback import Run
 from jaxnas.runs.directory import RunDirectory
@@ -34,16 +36,19 @@ class SearchTask:
       procedure: the method, which has met the model.
       validate: see `jaxnas.programs.validation.make_validation`.
       sample: a batch `(x, y)`; only its shapes matter.
+      mesh: on which it runs; None for the default device.
     """
 
     plans: Mapping[int, Plan]
     procedure: Procedure
     validate: Validate
     sample: Any
+    mesh: Mesh | None = None
 
     @property
     def notes(self) -> list[str]:
-        said = [] if self.procedure.about is None else [self.procedure.about]
+        said = devices.said(self.mesh)
+        said += [] if self.procedure.about is None else [self.procedure.about]
         plan = next(iter(self.plans.values()))
         left = len(plan.weight_examples) % plan.batch_size
         if left and self.procedure.phases(0)[0].steps == plan.steps_per_epoch:
@@ -140,9 +145,14 @@ def configuration(plan: Plan, method: Method, procedure: Procedure) -> dict[str,
 
 
 def make_task(
-    plans: Sequence[Plan], procedure: Procedure, *, layout: Layout = ONE, steps_per_call: int | None = None
+    plans: Sequence[Plan],
+    procedure: Procedure,
+    layout: Layout,
+    *,
+    mesh: Mesh | None,
+    steps_per_call: int | None,
 ) -> tuple[SearchTask, EpochProgram]:
-    """A search from these plans, which differ in their seeds, and its compiled epoch."""
+    """A search from these plans, which differ in their seeds, and its compiled epoch, with a layout on a mesh."""
     plan, algorithm = plans[0], procedure.algorithm
     images, labels = on_device(plan.dataset.x_train), on_device(plan.dataset.y_train)
     program = make_epoch(
@@ -153,6 +163,7 @@ def make_task(
         watched=algorithm.watched,
         steps_per_call=steps_per_call,
         layout=layout,
+        whole=(False, algorithm.divides),
     )
     validate = make_validation(
         plan.model_fn,
@@ -163,6 +174,7 @@ def make_task(
         labels=labels,
         calibration_images=images,
         batch_size=plan.batch_size,
+        mesh=devices.data_axis(mesh),
     )
     sample = plan.dataset.example(plan.batch_size), labels.rows(slice(plan.batch_size))
-    return SearchTask({each.seed: each for each in plans}, procedure, validate, sample), program
+    return SearchTask({each.seed: each for each in plans}, procedure, validate, sample, mesh), program
