@@ -159,6 +159,16 @@ def fit_and_evaluate(folder):
             np.testing.assert_allclose(alone[name], spread[name], atol=1e-5)
 
 
+@case
+def planned_as_it_runs(folder):
+    options = {"batch_size": 16, "seeds": [0, 1]}
+    forecast = jaxnas.plan(Small, data(), jaxnas.darts.method(order=1), devices=8, **options)
+    assert forecast.device == "each of 8 cpu devices: 2 (seeds) x 4 (data)"
+    assert set(forecast.steps[0].cost.collectives) == {"all-reduce"}
+    with pytest.raises(ValueError, match="planned only for the devices that are here"):
+        jaxnas.plan(Small, data(), jaxnas.darts.method(order=1), devices=8, topology="v5e:2x2", **options)
+
+
 # ---------------------------------------------------------------------- resuming
 
 

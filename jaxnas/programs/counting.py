@@ -38,9 +38,7 @@ class ProgramCost(NamedTuple):
     seconds: float
 
 
-def program_cost(
-    program: Any, *arguments: Any, device: Any = None, parts: int = 1, compiled: bool = True
-) -> ProgramCost:
+def program_cost(program: Any, *arguments: Any, device: Any = None, compiled: bool = True) -> ProgramCost:
     """Counts what a call of a jitted function costs. Nothing is computed.
 
     XLA counts the body of a loop once. Here that of a scan counts as often as it runs: it is compiled by itself, and
@@ -51,7 +49,6 @@ def program_cost(
       program: what `jax.jit` gives.
       arguments: `jax.ShapeDtypeStruct`s or arrays, and pytrees of them.
       device: for which it is compiled, also one of a topology that is not here; None for the default.
-      parts: over how many devices the program is spread; the further iterations of scans are taken to be spread evenly.
       compiled: whether to compile it, which can take minutes. If not, operations are counted as they are before XLA
         has simplified them.
     """
@@ -63,7 +60,7 @@ def program_cost(
         stage = lowered.compile() if compiled else lowered
         seconds = time.perf_counter() - began
         further = _Further(device, compiled).of(traced.jaxpr.jaxpr)
-    flops, moved = (once + more / parts for once, more in zip(_counts(stage), further, strict=True))
+    flops, moved = (once + more for once, more in zip(_counts(stage), further, strict=True))
     if not compiled:
         return ProgramCost(flops, None, None, None, None, seconds)
     sizes = stage.memory_analysis()
@@ -80,7 +77,8 @@ def _on(device: Any) -> Iterator[None]:
 
 
 def _shape(device: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = None if device is None else SingleDeviceSharding(device)
+    given = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else None
+    sharding = given if device is None else SingleDeviceSharding(device)
     weak = getattr(leaf, "weak_type", False)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=weak)
 

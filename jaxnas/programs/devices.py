@@ -164,8 +164,13 @@ def said(mesh: Mesh | None) -> list[str]:
     """What to say of a mesh when a run begins."""
     if mesh is None or mesh.size == 1:
         return []
+    return [f"on {shape_of(mesh)}"]
+
+
+def shape_of(mesh: Mesh) -> str:
+    """A mesh in words: `8 cpu devices: 2 (seeds) x 4 (data)`."""
     shape = " x ".join(f"{size} ({name})" for name, size in mesh.shape.items())
-    return [f"on {_counted(list(mesh.devices.flat))}: {shape}"]
+    return f"{_counted(list(mesh.devices.flat))}: {shape}"
 
 
 # ---------------------------------------------------------------------- arrays

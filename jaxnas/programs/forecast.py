@@ -103,19 +103,19 @@ def forecast_steps(
     batches: Sequence[tuple[int, tuple[int | None, ...]]],
     rows: int | None = None,
     layout: Layout = ONE,
+    whole: Sequence[bool] = (),
     device: Any = None,
-    parts: int = 1,
     compiled: bool = True,
 ) -> tuple[Any, tuple[StepForecast, ...]]:
     """Counts what the steps of a run cost. Nothing is computed, and nothing is put on a device.
 
     Args:
-      step, dataset, watched, layout: see `jaxnas.programs.epoch.make_epoch`.
+      step, dataset, watched, layout, whole: see `jaxnas.programs.epoch.make_epoch`.
       init: `(key) -> state`, traceable.
       batches: for each kind of step how many an epoch has, and its batch sizes, None for none; the first is of the
         weights, the second of the architecture.
       rows: how many states the layout steps as one, copies that fill the devices included; None for a single state.
-      device, parts, compiled: see `jaxnas.programs.counting.program_cost`.
+      device, compiled: see `jaxnas.programs.counting.program_cost`.
 
     Returns:
       The shapes of the state (of all rows), and the kinds of step.
@@ -123,18 +123,19 @@ def forecast_steps(
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: own_buffers(init(key)), key)
     data = shapes_on_device(dataset.x_train), shapes_on_device(dataset.y_train)
-    program, found = steps_program(step, dataset, watched, layout), []
+    program, found = steps_program(step, dataset, watched, layout, whole), []
 
     def joined(tree: Any) -> Any:
         axis = () if rows is None else (rows,)
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axis, *leaf.shape), leaf.dtype), tree)
+        lies = {"sharding": layout.sharding}
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axis, *leaf.shape), leaf.dtype, **lies), tree)
 
     fine, first = jax.ShapeDtypeStruct((), jnp.bool_), jax.ShapeDtypeStruct((), jnp.int32, weak_type=True)
     for per_epoch, sizes in batches:
         streams = tuple(None if size is None else jax.ShapeDtypeStruct((1, size), jnp.int32) for size in sizes)
         carry = joined((state, fine))
         cost = program_cost(
-            program, carry, joined(key), joined(streams), *data, first, device=device, parts=parts, compiled=compiled
+            program, carry, joined(key), joined(streams), *data, first, device=device, compiled=compiled
         )
         trained = [name for name, size in zip(("weights", "architecture"), sizes, strict=False) if size is not None]
         found.append(StepForecast(" and ".join(trained), per_epoch, cost))

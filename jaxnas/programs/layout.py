@@ -44,6 +44,7 @@ class Layout(NamedTuple):
       share: puts there what all searches share.
       sharding: of the carry that g gives; None to leave it to the compiler, on one device.
       kept: what of a joined tree is saved: without what `join` adds, so that a run may be resumed on other devices.
+      rows: of how many the number of joined trees is made a multiple.
     """
 
     mapped: Callable[[Callable], Callable]
@@ -53,6 +54,7 @@ class Layout(NamedTuple):
     share: Callable[[Any], Any]
     sharding: NamedSharding | None = None
     kept: Callable[[Any], Any] = _same
+    rows: int = 1
 
 
 ONE = Layout(_same, lambda trees: trees[0], lambda tree: [tree], _same, _same)
@@ -129,6 +131,7 @@ def make_layout(batching: str, count: int, *, one_path: bool, mesh: Mesh | None 
         lambda tree: jax.device_put(tree, everywhere),
         own if DATA in mesh.axis_names else None,
         partial(_first, count=count) if count % rows else _same,
+        rows,
     )
 
 

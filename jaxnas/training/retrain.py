@@ -265,9 +265,8 @@ class FitTask:
         dataset = self.run.dataset
         if dataset.x_test is None or not at.validated:
             return Review({})
-        given = state.variables, on_device(dataset.x_test), on_device(dataset.y_test)
-        variables, images, labels = devices.copied(given, self.mesh)
-        scores = self.evaluate(variables, None, images, labels)
+        given = devices.copied((state.variables, on_device(dataset.x_test), on_device(dataset.y_test)), self.mesh)
+        scores = self.evaluate(given[0], None, *given[1:])
         return Review({f"test_{name}": value for name, value in scores.items()})
 
     def outcome(self, lane: Lane, state: TrainState, review: Review | None) -> FitResult:

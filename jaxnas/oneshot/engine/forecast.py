@@ -10,16 +10,15 @@ from jax.sharding import Mesh
 
 from jaxnas.model.naming import describe_model
 from jaxnas.model.trees import rows_of, shapes_of
+from jaxnas.oneshot.engine import seeds as many
 from jaxnas.oneshot.engine import stages
 from jaxnas.oneshot.engine.base import Method
 from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS, SearchOptions, completed
-from jaxnas.oneshot.engine.plan import Plan, make_plan
+from jaxnas.oneshot.engine.plan import make_plan
 from jaxnas.oneshot.engine.run import check_method, selecting
-from jaxnas.oneshot.engine.seeds import batching_and_mesh
-from jaxnas.programs.devices import SEEDS, find_mesh, said
+from jaxnas.programs.devices import find_mesh, shape_of
 from jaxnas.programs.forecast import Forecast, device_of, forecast_steps, size_in_bytes
-from jaxnas.programs.layout import make_layout, single
-from jaxnas.runs.options import running_of
+from jaxnas.programs.layout import Layout, make_layout, single
 from jaxnas.signatures import documented
 
 
@@ -64,13 +63,16 @@ def plan(
         search = make_plan(model_fn, {**complete, "data": data})
         procedure = method.build(search)
     algorithm, phases, *_ = procedure
+    if topology is not None and not (complete["devices"] is None and complete["mesh"] is None):
+        raise ValueError("devices and mesh are planned only for the devices that are here; leave out topology.")
     device, named = device_of(topology)
     if device is not None and not compiled:
         raise ValueError("XLA counts for a topology only what it has compiled: leave out compiled=False.")
     count, one_path = len(complete["seeds"] or [search.seed]), algorithm.one_path
-    if device is not None and not (complete["devices"] is complete["mesh"] is complete["batching"] is None):
-        raise ValueError("a topology is planned for one of its chips: leave out devices, mesh and batching.")
-    batching, mesh, filled = _spread(complete, search, one_path, here=device is None)
+    batching, mesh, layout = _where(complete, count, search.batch_size, one_path=one_path, topology=topology)
+    together = 1 if batching == "sequence" else count + -count % layout.rows
+    if together > 1 and device is not None:
+        raise ValueError(f"batching={batching!r} is planned only for the devices that are here; leave out topology.")
     sample = (
         search.dataset.example(search.batch_size),
         shapes_of(rows_of(search.dataset.y_train, slice(search.batch_size))),
@@ -81,10 +83,10 @@ def plan(
         init=lambda key: algorithm.init(key, sample),
         watched=algorithm.watched,
         batches=[(phase.steps, (phase.weight_batch, phase.arch_batch)) for phase in phases(search.epochs - 1)],
-        rows=None if batching == "sequence" else count + -count % filled,
-        layout=single(mesh) if batching == "sequence" else make_layout(batching, count, one_path=one_path, mesh=mesh),
+        rows=None if batching == "sequence" else together,
+        layout=layout,
+        whole=(False, algorithm.divides),
         device=device,
-        parts=1 if mesh is None else mesh.size,
         compiled=compiled,
     )
     example = search.dataset.x_train, search.dataset.y_train
@@ -93,7 +95,7 @@ def plan(
     seeds += f", stage 1 of {len(method.stages)}" if method.stages else ""
     return Forecast(
         run=f"search with {method.name} of {describe_model(model_fn)}, {search.space!r}{seeds}",
-        device="; ".join([named, *said(mesh)]),
+        device=named if mesh is None else f"each of {shape_of(mesh)}",
         epochs=search.epochs,
         params=sum(leaf.size for leaf in jax.tree.leaves(variables)),
         state_bytes=size_in_bytes(state),
@@ -103,14 +105,17 @@ def plan(
     )
 
 
-def _spread(options: Mapping[str, Any], search: Plan, one_path: bool, *, here: bool) -> tuple[str, Mesh | None, int]:
-    """How the seeds are batched, on which mesh, and the number of which their number is made a multiple."""
-    running, size, batching, mesh = running_of(options), search.batch_size, "sequence", None
-    if here and options["seeds"] is None:
-        mesh = find_mesh(running.devices, running.mesh, batch_size=size)
-    elif here:
-        batching, mesh = batching_and_mesh(options["batching"], len(options["seeds"]), one_path, size, running)
-    if batching != "shard":
-        return batching, mesh, 1
-    count = len(options["seeds"])
-    return batching, mesh, min(count, jax.local_device_count()) if mesh is None else mesh.shape.get(SEEDS, 1)
+def _where(
+    options: Mapping[str, Any], count: int, batch_size: int, *, one_path: bool, topology: str | None
+) -> tuple[str, Mesh | None, Layout]:
+    """How so many searches run, on which mesh, and how their states lie there."""
+    devices, mesh = options["devices"], options["mesh"]
+    devices = devices if topology is None else 1  # of a topology one chip
+    if options["seeds"] is None:
+        mesh = find_mesh(devices, mesh, batch_size=batch_size)
+        return "sequence", mesh, single(mesh)
+    sizes: Any = {"one_path": one_path, "batch_size": batch_size}
+    batching, mesh = many.batching_and_mesh(options["batching"], count, devices, mesh, **sizes)
+    if batching == "sequence":
+        return batching, mesh, single(mesh)
+    return batching, mesh, make_layout(batching, count, one_path=one_path, mesh=mesh)

@@ -23,7 +23,7 @@ from jaxnas.oneshot.engine.base import Method, Procedure
 from jaxnas.oneshot.engine.plan import Plan
 from jaxnas.oneshot.engine.results import SearchResult, read_result
 from jaxnas.oneshot.engine.task import SearchTask, configuration, make_task
-from jaxnas.programs.devices import SEEDS, described, device_count, find_mesh
+from jaxnas.programs.devices import SEEDS, Devices, described, device_count, find_mesh
 from jaxnas.programs.epoch import EpochProgram
 from jaxnas.programs.layout import default_batching, make_layout, single
 from jaxnas.runs import directory as runs
@@ -96,7 +96,8 @@ def run(
     plans, procedure = [plan.with_seed(seed) for seed in seeds], method.build(plan)
     one_path = procedure.algorithm.one_path
     asked = batching or _began_with(top.path, seeds)
-    batching, mesh = batching_and_mesh(asked, len(seeds), one_path, plan.batch_size, running)
+    where = running.devices, running.mesh
+    batching, mesh = batching_and_mesh(asked, len(seeds), *where, one_path=one_path, batch_size=plan.batch_size)
     configs = [configuration(each, method, procedure) for each in plans]
     configs = [{**each, **described(mesh)} for each in configs]
     config = {**configs[0], "seeds": seeds, "batching": batching}
@@ -112,13 +113,12 @@ def run(
 
 
 def batching_and_mesh(
-    asked: str | None, count: int, one_path: bool, batch_size: int, running: Running
+    asked: str | None, count: int, devices: Devices, mesh: Mesh | None, *, one_path: bool, batch_size: int
 ) -> tuple[str, Mesh | None]:
-    """How so many searches run, and on which mesh.
+    """How so many searches run, and on which mesh; see `find_mesh`.
 
-    Without `devices` and `mesh` "shard" on CPU is what it always was, a search on each device.
+    Without `devices` and `mesh`, `"shard"` has no mesh on a CPU: it is a search on each device.
     """
-    devices, mesh = running.devices, running.mesh
     if asked == "shard" and mesh is not None and SEEDS not in mesh.axis_names:
         raise ValueError(f'batching="shard" spreads seeds over an axis {SEEDS!r} of a mesh; this one has none.')
     if mesh is not None:

@@ -179,12 +179,10 @@ class _Search:
                     own, max_minutes=max(running.max_minutes - (time.perf_counter() - began) / 60, 0)
                 )
             plan = self.plan(number, left, seed)
-            mesh = find_mesh(own.devices, own.mesh, batch_size=plan.batch_size)
             if not number:
                 check_stages(self.method, plan.space)
             procedure = self.procedure(plan, before)
-            config = {**self.configuration(plan, procedure), **described(mesh)}
-            there = RunDirectory(own.workdir)
+            config, there = self.configuration(plan, procedure), RunDirectory(own.workdir)
             if (read or not last) and running.resume and there.has_ended(config, resume=running.resume):
                 assert there.path is not None
                 found = many.read_back(there.path, plan)
@@ -192,8 +190,10 @@ class _Search:
                     raise found.error
                 result = found.result
             else:
-                calls = own.steps_per_call
-                task, program = make_task([plan], procedure, single(mesh), mesh=mesh, steps_per_call=calls)
+                mesh = find_mesh(own.devices, own.mesh, batch_size=plan.batch_size)
+                config |= described(mesh)
+                layout, calls = single(mesh), own.steps_per_call
+                task, program = make_task([plan], procedure, layout, mesh=mesh, steps_per_call=calls)
                 names = beside if last else ()
                 result, ended = many.run_to_end(task, program, plan, config, own, shared=True, beside=names)
                 fresh = True
