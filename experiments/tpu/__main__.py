@@ -48,7 +48,7 @@ def theirs(row: Row, topology: str | None) -> StepForecast:
     space = jaxnas.space(row.ours(), IMAGES.example(row.batch))
     choices = {key: spec.n_candidates for key, spec in space.items()}
     init, step = plain.bilevel(row.plain(), choices)
-    labels = jax.ShapeDtypeStruct((row.batch,), np.int64 if jax.config.jax_enable_x64 else np.int32)
+    labels = jax.ShapeDtypeStruct((row.batch,), np.int32)
     sample = IMAGES.example(row.batch), labels
     _, [counted] = forecast_steps(
         step,

@@ -21,6 +21,7 @@ from jaxnas.model import functional
 from jaxnas.model.architecture import LAYER, ChoiceSpec
 from jaxnas.model.cells import Cell, CellEdge, cells_of, position_left
 from jaxnas.model.choices import InputChoice, LayerChoice
+from jaxnas.model.jaxprs import inner_jaxprs
 from jaxnas.model.lookup import choice_key
 from jaxnas.model.recorder import Recorder
 from jaxnas.model.restrict import whole_model
@@ -195,7 +196,7 @@ class _Flow:
             return self._scan(params, inputs)
         if name == "while":
             return self._while(params, inputs)
-        bodies = _bodies(params)
+        bodies = inner_jaxprs(params)
         if name == "cond":
             given = [self.run(body, inputs[1:]) for body in bodies]
             return [_union([inputs[0], *outputs]) for outputs in zip(*given, strict=True)]
@@ -226,7 +227,7 @@ class _Flow:
 
     def _scan(self, params: Mapping[str, Any], inputs: list[Tokens]) -> list[Tokens]:
         fixed, carries = _scan_parts(params)
-        (body,) = _bodies(params)
+        (body,) = inner_jaxprs(params)
         outputs, stacked = self._loop(
             lambda carry: self.run(body, [*inputs[:fixed], *carry, *inputs[carries:]]),
             inputs[fixed:carries],
@@ -271,17 +272,6 @@ def _scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
         return params["num_consts"], params["num_consts"] + params["num_carry"]
     constants, carry, _ = params["ft_in"].unpack()
     return len(constants), len(constants) + len(carry)
-
-
-def _bodies(params: Mapping[str, Any]) -> list[Any]:
-    """The jaxprs among the parameters of an equation."""
-    found = []
-    for value in params.values():
-        for part in value if isinstance(value, (tuple, list)) else (value,):
-            jaxpr = getattr(part, "jaxpr", part)
-            if hasattr(jaxpr, "eqns"):
-                found.append(jaxpr)
-    return found
 
 
 def _union(tokens: Iterable[Tokens]) -> Tokens:

@@ -279,34 +279,32 @@ class _Steps:
             state, report = self._arch_step(state, train_batch, batch, (weight_rng, arch_rng), t)
         if train_batch is None:
             return state.replace(step=state.step + 1), report  # type: ignore[attr-defined]
+        weights = self.weights(t)
         mixture = self.train_on(state.alphas, jax.random.fold_in(weight_rng, _SAMPLE), t)
         if self.perturb is not None:
 
             def loss_of_mixture(changed: Any) -> jax.Array:
-                return self.weights(t).loss(state.params, state.model_state, changed, train_batch, weight_rng)[0]
+                return weights.loss(state.params, state.model_state, changed, train_batch, weight_rng)[0]
 
             mixture = self.perturb(loss_of_mixture, mixture, jax.random.fold_in(weight_rng, _PERTURB), t)
         if self.freeze is None:
-            state, trained = self.weights(t).train(state, mixture, train_batch, weight_rng)
+            state, trained = weights.train(state, mixture, train_batch, weight_rng)
         else:
-            held_out = None if valid_batch is None else self._held_out(before, valid_batch, arch_rng, t)
-            state, trained = self._train_unfrozen(self.freeze, state, mixture, train_batch, (weight_rng, t), held_out)
+            held_out = None if valid_batch is None else self._held_out(weights, before, valid_batch, arch_rng, t)
+            found = weights.gradient(state.params, state.model_state, mixture, train_batch, weight_rng)
+            state, trained = self._train_unfrozen(self.freeze, weights, state, found, held_out)
         return state.replace(step=state.step + 1), report | trained  # type: ignore[attr-defined]
 
-    def _held_out(self, state: DifferentiableState, batch: Any, rng: jax.Array, t: jax.Array) -> Any:
+    def _held_out(self, weights: Supernet, state: DifferentiableState, batch: Any, rng: jax.Array, t: jax.Array) -> Any:
         """The weights' gradient of the validation loss whose gradient moved the logits; XLA computes it once."""
-        return self.weights(t).gradient(
-            state.params, state.model_state, self._sample(state.alphas, rng, t), batch, rng
-        )[1]
+        return weights.gradient(state.params, state.model_state, self._sample(state.alphas, rng, t), batch, rng)[1]
 
     def _train_unfrozen(
-        self, freeze: Freezing, state: DifferentiableState, arch: Any, batch: Any, at: Any, held_out: Any
+        self, freeze: Freezing, weights: Supernet, state: DifferentiableState, found: Any, held_out: Any
     ) -> tuple[DifferentiableState, dict[str, jax.Array]]:
-        rng, t = at
-        found = self.weights(t).gradient(state.params, state.model_state, arch, batch, rng)
         matching = state.matching if held_out is None else freeze.observe(state.matching, found[1], held_out)
         state = state.replace(matching=matching)  # type: ignore[attr-defined]
-        state, report = self.weights(t).update(state, found, freeze.trained(matching, state.params))
+        state, report = weights.update(state, found, freeze.trained(matching, state.params))
         frozen = sum(each.sum() for each in jax.tree.leaves(matching.frozen))
         return state, report | {"frozen_operations": jnp.asarray(frozen, jnp.float32)}
 

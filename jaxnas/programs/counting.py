@@ -7,12 +7,14 @@ import functools
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
 from jax.sharding import SingleDeviceSharding
+
+from jaxnas.model.jaxprs import inner_jaxprs
 
 _COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
@@ -52,7 +54,7 @@ def program_cost(program: Any, *arguments: Any, device: Any = None, compiled: bo
       compiled: whether to compile it, which can take minutes. If not, operations are counted as they are before XLA
         has simplified them.
     """
-    with _on(device):
+    with contextlib.nullcontext() if device is None else jax.default_device(device):
         placed = jax.tree.map(functools.partial(_shape, device), arguments)
         began = time.perf_counter()
         traced = program.trace(*placed)
@@ -68,12 +70,6 @@ def program_cost(program: Any, *arguments: Any, device: Any = None, compiled: bo
     memory = sizes.argument_size_in_bytes + own + sizes.temp_size_in_bytes
     exchanged = dict(Counter(_COLLECTIVE.findall(stage.as_text())))
     return ProgramCost(flops, moved, memory, sizes.temp_size_in_bytes, exchanged, seconds)
-
-
-@contextlib.contextmanager
-def _on(device: Any) -> Iterator[None]:
-    with contextlib.nullcontext() if device is None else jax.default_device(device):
-        yield
 
 
 def _shape(device: Any, leaf: Any) -> jax.ShapeDtypeStruct:
@@ -100,7 +96,7 @@ class _Further:
         """FLOPs and bytes to add for a jaxpr in which every loop's body is counted once."""
         flops = moved = 0.0
         for eqn in jaxpr.eqns:
-            inner = [self.of(each) for each in _jaxprs(eqn)]
+            inner = [self.of(each) for each in inner_jaxprs(eqn.params)]
             if eqn.primitive.name == "cond":
                 more = max(inner)
             elif eqn.primitive.name == "scan":
@@ -120,14 +116,3 @@ class _Further:
         if text not in self.known:
             self.known[text] = _counts(lowered.compile() if self.compiled else lowered)
         return self.known[text]
-
-
-def _jaxprs(eqn: Any) -> list[Any]:
-    """The jaxprs that an equation calls."""
-    found = []
-    for value in eqn.params.values():
-        for each in value if isinstance(value, (tuple, list)) else [value]:
-            jaxpr = getattr(each, "jaxpr", each)
-            if hasattr(jaxpr, "eqns"):
-                found.append(jaxpr)
-    return found

@@ -90,14 +90,13 @@ def plan(
         compiled=compiled,
     )
     example = search.dataset.x_train, search.dataset.y_train
-    variables = jax.eval_shape(lambda key: algorithm.init(key, sample).params, jax.random.key(0))
     seeds = "" if count == 1 else f", {count} seeds ({batching})"
     seeds += f", stage 1 of {len(method.stages)}" if method.stages else ""
     return Forecast(
         run=f"search with {method.name} of {describe_model(model_fn)}, {search.space!r}{seeds}",
         device=named if mesh is None else f"each of {shape_of(mesh)}",
         epochs=search.epochs,
-        params=sum(leaf.size for leaf in jax.tree.leaves(variables)),
+        params=sum(leaf.size for leaf in jax.tree.leaves(state.params)) // together,
         state_bytes=size_in_bytes(state),
         data_bytes=size_in_bytes(example),
         steps=steps,

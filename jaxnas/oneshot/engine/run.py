@@ -64,7 +64,8 @@ def search(model_fn: Any, data: Any, method: Method, **options: Any) -> SearchRe
     procedure = method.build(plan)
     mesh = find_mesh(running.devices, running.mesh, batch_size=plan.batch_size)
     task, program = make_task([plan], procedure, single(mesh), mesh=mesh, steps_per_call=running.steps_per_call)
-    return many.run_one(task, program, plan, {**configuration(plan, method, procedure), **described(mesh)}, running)
+    config = {**configuration(plan, method, procedure), **described(mesh)}
+    return many.run_to_end(task, program, plan, config, running)[0]
 
 
 def check_method(method: Any) -> None:

@@ -34,23 +34,6 @@ from jaxnas.runs.options import Running
 from jaxnas.runs.session import Session
 
 
-def run_one(
-    task: SearchTask,
-    program: EpochProgram,
-    plan: Plan,
-    config: Mapping[str, Any],
-    running: Running,
-    *,
-    shared: bool = False,
-) -> SearchResult:
-    """Runs the search with one seed; if its callbacks are shared with other seeds, with copies of them.
-
-    Raises:
-      Interrupted, NonFiniteLossError, RunError: see `jaxnas.search`.
-    """
-    return run_to_end(task, program, plan, config, running, shared=shared)[0]
-
-
 def run_to_end(
     task: SearchTask,
     program: EpochProgram,
@@ -61,7 +44,19 @@ def run_to_end(
     shared: bool = False,
     beside: Sequence[str] = (),
 ) -> tuple[SearchResult, bool]:
-    """As `run_one`, and whether it has ended rather than stopped at its time limit; `beside`: see `RunDirectory`."""
+    """Runs the search with one seed; if its callbacks are shared with other seeds, with copies of them.
+
+    Args:
+      task, program, plan, config, running: the search.
+      shared: whether its callbacks are.
+      beside: see `RunDirectory`.
+
+    Returns:
+      The result, and whether it has ended rather than stopped at its time limit.
+
+    Raises:
+      Interrupted, NonFiniteLossError, RunError: see `jaxnas.search`.
+    """
     directory = RunDirectory(running.workdir, beside=beside)
     config = {**config, **_graph(plan, running)}
     with Session(running, directory, config) as session:
@@ -151,7 +146,7 @@ def _in_sequence(
     return in_sequence(
         {plan.seed: before for plan, before in zip(plans, ended, strict=True)},
         running,
-        lambda seed, own: run_one(task, program, *of_seed[seed], own, shared=True),
+        lambda seed, own: run_to_end(task, program, *of_seed[seed], own, shared=True)[0],
     )
 
 

@@ -26,7 +26,7 @@ from jaxnas.model.restriction import read_step, restricted_spec
 from jaxnas.model.space import Space
 from jaxnas.oneshot.engine import seeds as many
 from jaxnas.oneshot.engine.base import Before, Method, Procedure, Stage
-from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS
+from jaxnas.oneshot.engine.options import SEARCH_DEFAULTS, completed
 from jaxnas.oneshot.engine.plan import Plan, first_seed, make_plan
 from jaxnas.oneshot.engine.results import SearchResult
 from jaxnas.oneshot.engine.task import configuration, make_task
@@ -68,7 +68,7 @@ def run(model_fn: Any, data: Any, method: Method, options: Mapping[str, Any]) ->
 
 def _met(model_fn: Any, data: Any, method: Method, options: Mapping[str, Any]) -> tuple[_Search, dict[str, Any], int]:
     """The search, the options that all stages have in common, and the first seed, checked."""
-    common = {**SEARCH_DEFAULTS, **method.defaults, **options}
+    common = completed(method, options)
     first = first_seed(common["seed"], common["seeds"], common["batching"])
     if common["seeds"] is not None and common["batching"] not in (None, "sequence"):
         raise ValueError(
